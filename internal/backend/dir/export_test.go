@@ -1,0 +1,4 @@
+package dir
+
+// ParseRecord is for the fuzz test.
+var ParseRecord = parseRecord

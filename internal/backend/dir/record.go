@@ -1,0 +1,147 @@
+package dir
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/berth-storage/berth/internal/volume"
+)
+
+const (
+	recordSuffix  = ".json"
+	tempSuffix    = ".tmp"
+	recordVersion = 1
+)
+
+// record is the form of a record on disk.
+type record struct {
+	Version int `json:"version"`
+	volume.Volume
+}
+
+// recordStore is the folder of records.
+type recordStore struct{ dir *os.Root }
+
+func openRecords(root *os.Root) (recordStore, error) {
+	dir, err := root.OpenRoot(Private + "/volumes")
+	if err != nil {
+		return recordStore{}, fmt.Errorf("records: %w", err)
+	}
+	s := recordStore{dir}
+	files, err := fs.ReadDir(dir.FS(), ".")
+	if err != nil {
+		return s, fmt.Errorf("records: %w", err)
+	}
+	for _, f := range files {
+		if strings.HasSuffix(f.Name(), tempSuffix) { // a write that was cut off
+			if err := dir.Remove(f.Name()); err != nil {
+				return s, fmt.Errorf("records: %w", err)
+			}
+		}
+	}
+	return s, nil
+}
+
+func (s recordStore) Close() error { return s.dir.Close() }
+
+func (s recordStore) names() ([]string, error) {
+	files, err := fs.ReadDir(s.dir.FS(), ".")
+	if err != nil {
+		return nil, fmt.Errorf("records: %w", err)
+	}
+	var names []string
+	for _, f := range files {
+		if !strings.HasSuffix(f.Name(), tempSuffix) {
+			names = append(names, f.Name())
+		}
+	}
+	return names, nil
+}
+
+// recordName is the volume that the record in file is of.
+func recordName(file string) (volume.Name, error) {
+	base, ok := strings.CutSuffix(file, recordSuffix)
+	if !ok {
+		return volume.Name{}, fmt.Errorf("%w: %q in the folder of records is not a record", volume.ErrForeign, file)
+	}
+	return volume.ParseName(base)
+}
+
+func (s recordStore) read(n volume.Name) (volume.Volume, error) {
+	text, err := s.dir.ReadFile(n.String() + recordSuffix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return volume.Volume{}, fmt.Errorf("%w: %s", volume.ErrNotFound, n)
+	}
+	if err != nil {
+		return volume.Volume{}, fmt.Errorf("record of volume %s: %w", n, err)
+	}
+	return parseRecord(n, text)
+}
+
+// parseRecord reads the record of n. One that was damaged or written by hand may
+// say anything.
+func parseRecord(n volume.Name, text []byte) (volume.Volume, error) {
+	var r record
+	if err := json.Unmarshal(text, &r); err != nil {
+		return volume.Volume{}, fmt.Errorf("record of volume %s is damaged: %w", n, err)
+	}
+	if r.Version != recordVersion {
+		return volume.Volume{}, fmt.Errorf("record of volume %s has version %d, this program knows %d", n, r.Version, recordVersion)
+	}
+	if r.Name != n {
+		return volume.Volume{}, fmt.Errorf("%w: the record of volume %s says that it is %s's", volume.ErrForeign, n, r.Name)
+	}
+	if (r.Path == volume.RelPath{}) {
+		return volume.Volume{}, fmt.Errorf("record of volume %s has no path", n)
+	}
+	switch r.State {
+	case volume.StateCreating, volume.StateReady, volume.StateDiscarded:
+		return r.Volume, nil
+	default:
+		return volume.Volume{}, fmt.Errorf("record of volume %s has the unknown state %q", n, r.State)
+	}
+}
+
+func (s recordStore) write(v volume.Volume) error {
+	text, err := json.MarshalIndent(record{recordVersion, v}, "", "  ")
+	if err != nil {
+		return fmt.Errorf("record of volume %s: %w", v.Name, err)
+	}
+	if err := writeFile(s.dir, v.Name.String()+recordSuffix, append(text, '\n')); err != nil {
+		return fmt.Errorf("record of volume %s: %w", v.Name, err)
+	}
+	return nil
+}
+
+func (s recordStore) remove(n volume.Name) error {
+	if err := s.dir.Remove(n.String() + recordSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("record of volume %s: %w", n, err)
+	}
+	return nil
+}
+
+// writeFile replaces a file so that after a crash it is the old or the new one,
+// whole: temporary file, fsync, rename, fsync of the folder.
+func writeFile(dir *os.Root, name string, text []byte) error {
+	temp := name + tempSuffix
+	f, err := dir.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return errors.Join(err, dir.Remove(temp))
+	}
+	if err := dir.Rename(temp, name); err != nil {
+		return errors.Join(err, dir.Remove(temp))
+	}
+	folder, err := dir.Open(".")
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
+}

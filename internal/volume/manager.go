@@ -1,0 +1,227 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path"
+	"time"
+
+	"github.com/berth-storage/berth/internal/export"
+)
+
+// Pool is what a Manager manages: a backend, the server that exports its
+// volumes, and what they have in common.
+type Pool struct {
+	Name       string
+	Backend    Backend
+	Server     export.Server
+	IDs        *export.IDs // of the server, shared by its pools
+	ExportPath string      // clients mount a volume at ExportPath/<its path>; absolute
+	Log        *slog.Logger
+	// Observe is told of each finished operation, for metrics. It may be nil.
+	Observe func(operation string, took time.Duration, err error)
+}
+
+// Manager is the way in to the volumes of one pool. Its methods are idempotent:
+// whoever does not know how one ended calls it again.
+type Manager struct {
+	pool  Pool
+	meter Meter // nil if the backend cannot tell its capacity
+	names nameLock
+	purge *purger
+	now   func() time.Time
+}
+
+// NewManager makes the Manager of p. Recover comes first, then everything else.
+func NewManager(p Pool) *Manager {
+	m := &Manager{pool: p, now: time.Now}
+	m.meter, _ = p.Backend.(Meter)
+	m.purge = newPurger(m.purgeOne, p.Log)
+	if m.pool.Observe == nil {
+		m.pool.Observe = func(string, time.Duration, error) {}
+	}
+	return m
+}
+
+// Pool is the pool's name.
+func (m *Manager) Pool() string { return m.pool.Name }
+
+// Create makes the volume of s and exports it; s.Export is filled in here. It
+// returns the volume ready and reachable. A run that was cut off leaves a
+// record, and the next call for the same claim goes on from there. Errors are
+// those of Backend.Create, ErrNoSpace, and ErrBusy while the server is away.
+func (m *Manager) Create(ctx context.Context, s Spec) (v Volume, err error) {
+	defer m.observe("create", &err)()
+	if err := s.Validate(); err != nil {
+		return Volume{}, err
+	}
+	unlock, err := m.names.lock(ctx, s.Name)
+	if err != nil {
+		return Volume{}, err
+	}
+	defer unlock()
+
+	v, err = m.pool.Backend.Get(ctx, s.Name)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		v, err = m.createNew(ctx, s)
+	case err != nil: // an unreadable record is not a missing one
+	case !v.Is(s):
+		err = fmt.Errorf("%w: volume %s belongs to claim %s (uid %s)", ErrExists, s.Name, v.Claim, v.Claim.UID)
+	case v.State == StateDiscarded:
+		err = fmt.Errorf("%w: volume %s is being deleted", ErrBusy, s.Name)
+	case v.State != StateReady:
+		// A crash after the record was written: go on with the ids that it names.
+		s.Export = v.Export
+		v, err = m.pool.Backend.Create(ctx, s)
+	}
+	if err != nil {
+		return Volume{}, err
+	}
+	// A crash from here on leaves a ready volume, which Recover exports at the
+	// next start; the retry for the claim publishes again, which changes nothing.
+	if err := m.pool.Server.Publish(ctx, v.AsExport()); err != nil {
+		return Volume{}, fmt.Errorf("exporting volume %s: %w", s.Name, serverError(err))
+	}
+	return v, nil
+}
+
+func (m *Manager) createNew(ctx context.Context, s Spec) (Volume, error) {
+	if m.meter != nil {
+		room, err := m.meter.Capacity(ctx)
+		if err != nil {
+			return Volume{}, fmt.Errorf("measuring pool %s: %w", m.pool.Name, err)
+		}
+		if uint64(s.Size) > room.Available {
+			return Volume{}, fmt.Errorf("%w: volume %s needs %d bytes, pool %s has %d available",
+				ErrNoSpace, s.Name, s.Size, m.pool.Name, room.Available)
+		}
+	}
+	id, err := m.pool.IDs.Take()
+	if err != nil {
+		return Volume{}, fmt.Errorf("%w: volume %s: %w", ErrNoSpace, s.Name, err)
+	}
+	s.Export.ID = id
+	s.Export.FSID = export.NewFSID(m.pool.Name + "/" + s.Name.String())
+	s.Export.Path = path.Join(m.pool.ExportPath, s.Path.String())
+	v, err := m.pool.Backend.Create(ctx, s)
+	if err != nil {
+		// Only if no record came to be is the id free again. If that cannot be
+		// told, it stays taken until the next start reads the records.
+		if _, getErr := m.pool.Backend.Get(context.WithoutCancel(ctx), s.Name); errors.Is(getErr, ErrNotFound) {
+			m.pool.IDs.Return(id)
+		}
+		return Volume{}, err
+	}
+	return v, nil
+}
+
+// Delete takes the volume out of clients' sight for good; its bytes are freed in
+// the background. The cluster must be the record's: ErrForeign if it is not. A
+// volume without a record is gone already, which is success.
+func (m *Manager) Delete(ctx context.Context, n Name, cluster string) (err error) {
+	defer m.observe("delete", &err)()
+	unlock, err := m.names.lock(ctx, n)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	v, err := m.pool.Backend.Get(ctx, n)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if v.Cluster != cluster {
+		return fmt.Errorf("%w: volume %s belongs to cluster %s, not to %s", ErrForeign, n, v.Cluster, cluster)
+	}
+	return m.discard(ctx, v)
+}
+
+// discard needs the lock of v's name.
+func (m *Manager) discard(ctx context.Context, v Volume) error {
+	// First the export: a directory renamed under a server stays reachable by
+	// the handles that clients hold. A crash after this leaves a volume that is
+	// exported again at the next start and deleted by the next call.
+	if err := m.pool.Server.Withdraw(ctx, v.Export.ID); err != nil {
+		return fmt.Errorf("withdrawing the export of volume %s: %w", v.Name, serverError(err))
+	}
+	// A crash in the middle of this leaves the record discarded: Recover ends it.
+	if err := m.pool.Backend.Discard(ctx, v.Name); err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	m.purge.add(v.Name)
+	return nil
+}
+
+// purgeOne frees a discarded volume's bytes, then its export id.
+func (m *Manager) purgeOne(ctx context.Context, n Name) (err error) {
+	defer m.observe("purge", &err)()
+	unlock, err := m.names.lock(ctx, n)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	v, err := m.pool.Backend.Get(ctx, n)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := m.pool.Backend.Purge(ctx, n); err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	// A crash here loses the id's place in the queue: Compact puts it at the end.
+	return m.pool.IDs.Free(v.Export.ID)
+}
+
+// MarkPublished records that a PersistentVolume of n was seen. From then on the
+// volume is never scavenged.
+func (m *Manager) MarkPublished(ctx context.Context, n Name) error {
+	unlock, err := m.names.lock(ctx, n)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	v, err := m.pool.Backend.Get(ctx, n)
+	if err != nil || v.Published {
+		return err
+	}
+	v.Published = true
+	_, err = m.pool.Backend.Update(ctx, v)
+	return err
+}
+
+// Capacity is the pool's room. ErrUnsupported if the backend cannot tell.
+func (m *Manager) Capacity(ctx context.Context) (Capacity, error) {
+	if m.meter == nil {
+		return Capacity{}, fmt.Errorf("%w: pool %s cannot tell its capacity", ErrUnsupported, m.pool.Name)
+	}
+	return m.meter.Capacity(ctx)
+}
+
+// Run purges in the background until ctx ends. What is not done by then is gone
+// on with after the next start.
+func (m *Manager) Run(ctx context.Context) { m.purge.run(ctx) }
+
+// observe is used as: defer m.observe("create", &err)().
+func (m *Manager) observe(operation string, err *error) func() {
+	start := m.now()
+	return func() { m.pool.Observe(operation, m.now().Sub(start), *err) }
+}
+
+// serverError gives a server's error its meaning in the domain.
+func serverError(err error) error {
+	switch {
+	case errors.Is(err, export.ErrUnavailable):
+		return fmt.Errorf("%w: %w", ErrBusy, err)
+	case errors.Is(err, export.ErrRefused):
+		return fmt.Errorf("%w: %w", ErrConflict, err)
+	default:
+		return fmt.Errorf("%w: %w", ErrUnknown, err)
+	}
+}

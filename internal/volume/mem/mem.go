@@ -1,0 +1,155 @@
+// Package mem is a backend that keeps volumes in memory. It passes the same
+// contract as the real ones, so that tests of what is built on backends may use
+// it honestly.
+package mem
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/berth-storage/berth/internal/volume"
+)
+
+// Backend is a pool in memory. The zero value is an empty one without limits.
+type Backend struct {
+	// Total is the pool's size in bytes, 0 for one without end.
+	Total uint64
+
+	mu      sync.Mutex
+	records map[volume.Name]volume.Volume
+}
+
+var (
+	_ volume.Backend = (*Backend)(nil)
+	_ volume.Meter   = (*Backend)(nil)
+)
+
+// Create implements volume.Backend.
+func (b *Backend) Create(ctx context.Context, s volume.Spec) (volume.Volume, error) {
+	if err := s.Validate(); err != nil {
+		return volume.Volume{}, err
+	}
+	if err := ctx.Err(); err != nil {
+		return volume.Volume{}, err
+	}
+	if s.From != nil {
+		return volume.Volume{}, fmt.Errorf("%w: a memory pool copies nothing", volume.ErrUnsupported)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	v, found := b.records[s.Name]
+	switch {
+	case found && !v.Is(s):
+		return volume.Volume{}, fmt.Errorf("%w: %s is of claim %s", volume.ErrExists, s.Name, v.Claim)
+	case found && v.State == volume.StateDiscarded:
+		return volume.Volume{}, fmt.Errorf("%w: %s is discarded", volume.ErrBusy, s.Name)
+	case found:
+		return v, nil
+	}
+	v = volume.New(s, time.Now())
+	v.State, v.Rev, v.Dir = volume.StateReady, 1, s.Path.Below("/mem")
+	if b.records == nil {
+		b.records = make(map[volume.Name]volume.Volume)
+	}
+	b.records[s.Name] = v
+	return v, nil
+}
+
+// Get implements volume.Backend.
+func (b *Backend) Get(ctx context.Context, n volume.Name) (volume.Volume, error) {
+	if err := ctx.Err(); err != nil {
+		return volume.Volume{}, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	v, found := b.records[n]
+	if !found {
+		return volume.Volume{}, fmt.Errorf("%w: %s", volume.ErrNotFound, n)
+	}
+	return v, nil
+}
+
+// List implements volume.Backend.
+func (b *Backend) List(context.Context) iter.Seq2[volume.Volume, error] {
+	return func(yield func(volume.Volume, error) bool) {
+		b.mu.Lock()
+		all := slices.SortedFunc(maps.Values(b.records), func(x, y volume.Volume) int {
+			return strings.Compare(x.Name.String(), y.Name.String())
+		})
+		b.mu.Unlock()
+		for _, v := range all {
+			if !yield(v, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Update implements volume.Backend.
+func (b *Backend) Update(ctx context.Context, v volume.Volume) (volume.Volume, error) {
+	return b.change(ctx, v.Name, func(old volume.Volume) (volume.Volume, error) {
+		if old.Rev != v.Rev {
+			return old, fmt.Errorf("%w: %s is at revision %d, not %d", volume.ErrConflict, v.Name, old.Rev, v.Rev)
+		}
+		return v, nil
+	})
+}
+
+// Discard implements volume.Backend.
+func (b *Backend) Discard(ctx context.Context, n volume.Name) error {
+	_, err := b.change(ctx, n, func(old volume.Volume) (volume.Volume, error) {
+		old.State = volume.StateDiscarded
+		return old, nil
+	})
+	return err
+}
+
+// Purge implements volume.Backend.
+func (b *Backend) Purge(ctx context.Context, n volume.Name) error {
+	v, err := b.Get(ctx, n)
+	if err != nil {
+		return err
+	}
+	if v.State != volume.StateDiscarded {
+		return fmt.Errorf("%w: %s is %s, not discarded", volume.ErrConflict, n, v.State)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.records, n)
+	return nil
+}
+
+// Capacity implements volume.Meter.
+func (b *Backend) Capacity(context.Context) (volume.Capacity, error) {
+	if b.Total == 0 {
+		return volume.Capacity{Total: 1 << 62, Available: 1 << 62}, nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var used uint64
+	for _, v := range b.records {
+		used += uint64(v.Size)
+	}
+	return volume.Capacity{Total: b.Total, Available: b.Total - min(used, b.Total)}, nil
+}
+
+func (b *Backend) change(ctx context.Context, n volume.Name, f func(volume.Volume) (volume.Volume, error)) (volume.Volume, error) {
+	v, err := b.Get(ctx, n)
+	if err != nil {
+		return volume.Volume{}, err
+	}
+	if v, err = f(v); err != nil {
+		return volume.Volume{}, err
+	}
+	v.Rev++
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.records[n] = v
+	return v, nil
+}

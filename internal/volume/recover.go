@@ -1,0 +1,105 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/berth-storage/berth/internal/export"
+)
+
+// Recover reads all records after a start: it reserves their export ids, goes on
+// with deletions that were cut off, and returns the exports that the records
+// want, for Server.Sync. Records that cannot be used are reported and left as
+// they are. Volumes that are still being created wait for the retry of their
+// claim, or for Scavenge.
+func (m *Manager) Recover(ctx context.Context) ([]export.Export, error) {
+	var want []export.Export
+	var unfinished []Volume
+	for v, err := range m.pool.Backend.List(ctx) {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if err != nil {
+			m.pool.Log.Error("a record cannot be read; its volume is left alone and not exported", "err", err)
+			continue
+		}
+		if err := m.pool.IDs.Reserve(v.Export.ID); err != nil {
+			m.pool.Log.Error("a volume cannot be exported: two records name one export id; remove or correct one of them",
+				"volume", v.Name, "err", err)
+			continue
+		}
+		switch v.State {
+		case StateReady:
+			want = append(want, v.AsExport())
+		case StateDiscarded:
+			unfinished = append(unfinished, v)
+		}
+	}
+	for _, v := range unfinished {
+		// Not exported yet in this run of the server, so there is nothing to withdraw.
+		if err := m.pool.Backend.Discard(ctx, v.Name); err != nil {
+			m.pool.Log.Error("a deletion that was cut off cannot be ended", "volume", v.Name, "err", err)
+			continue
+		}
+		m.purge.add(v.Name)
+	}
+	return want, nil
+}
+
+// Wanted says whether anybody may still want a volume that was never published:
+// its claim exists and is not bound to something else, or a PersistentVolume of
+// it exists. It must ask the source, not a cache, and give an error if that
+// cannot be reached.
+type Wanted func(ctx context.Context, v Volume) (bool, error)
+
+// Scavenge discards volumes that a crash left behind: of this cluster, at least
+// grace old, never published, not to be retained, and not wanted. Everything
+// else without a claim is somebody's data. It returns how many it discarded.
+func (m *Manager) Scavenge(ctx context.Context, cluster string, grace time.Duration, wanted Wanted) (int, error) {
+	discarded := 0
+	var failed error
+	for v, err := range m.pool.Backend.List(ctx) {
+		if ctx.Err() != nil {
+			return discarded, context.Cause(ctx)
+		}
+		if err != nil || !m.scavengeable(v, cluster, grace) {
+			continue // Recover reports records that cannot be read
+		}
+		gone, err := m.scavenge(ctx, v.Name, cluster, grace, wanted)
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("volume %s: %w", v.Name, err))
+		}
+		if gone {
+			discarded++
+		}
+	}
+	return discarded, failed
+}
+
+func (m *Manager) scavengeable(v Volume, cluster string, grace time.Duration) bool {
+	return v.Cluster == cluster && !v.Published && v.Reclaim != ReclaimRetain &&
+		v.State != StateDiscarded && m.now().Sub(v.Created) >= grace
+}
+
+func (m *Manager) scavenge(ctx context.Context, n Name, cluster string, grace time.Duration, wanted Wanted) (bool, error) {
+	unlock, err := m.names.lock(ctx, n)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	// Read again under the lock: it may have been published meanwhile.
+	v, err := m.pool.Backend.Get(ctx, n)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	if err != nil || !m.scavengeable(v, cluster, grace) {
+		return false, err
+	}
+	if keep, err := wanted(ctx, v); keep || err != nil {
+		return false, err
+	}
+	m.pool.Log.Info("discarding a volume that was made but never handed out, its claim is gone", "volume", n, "claim", v.Claim)
+	return true, m.discard(ctx, v)
+}

@@ -1,0 +1,170 @@
+package volume
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/berth-storage/berth/internal/export"
+)
+
+// State is how far a volume's life has got.
+type State string
+
+// The states of a volume.
+const (
+	StateCreating  State = "creating"  // begun; whoever asks for it again finishes it
+	StateReady     State = "ready"     // size, owner, mode, record and content are complete
+	StateDiscarded State = "discarded" // out of clients' sight; its bytes are being freed
+)
+
+// Reclaim says what becomes of a volume's data when its claim is deleted.
+type Reclaim string
+
+// The values of Reclaim.
+const (
+	ReclaimDelete Reclaim = "delete"
+	ReclaimRetain Reclaim = "retain"
+)
+
+// Claim is who asked for a volume.
+type Claim struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	UID       string `json:"uid"`
+}
+
+func (c Claim) String() string { return c.Namespace + "/" + c.Name }
+
+// Owner is the owner and mode of a volume's top directory.
+type Owner struct {
+	UID  uint32 `json:"uid"`
+	GID  uint32 `json:"gid"`
+	Mode uint32 `json:"mode"` // the twelve permission bits of chmod(2)
+}
+
+// ExportRef is the part of a volume's export that never changes in its life.
+type ExportRef struct {
+	ID     export.ID     `json:"id"`
+	FSID   export.FSID   `json:"fsid"`
+	Path   string        `json:"path"` // what clients mount
+	Squash export.Squash `json:"squash"`
+}
+
+// Source is what a new volume's content comes from.
+type Source struct {
+	Volume Name
+}
+
+// Spec is what a volume shall be.
+type Spec struct {
+	Name    Name
+	Path    RelPath // where it lies below the pool's root
+	Size    int64   // bytes, more than 0
+	Claim   Claim
+	Cluster string // which cluster the claim is of: the uid of its namespace kube-system
+	Reclaim Reclaim
+	Owner   Owner
+	Export  ExportRef
+	From    *Source // nil: empty
+}
+
+// Validate says whether s can be asked of a backend.
+func (s Spec) Validate() error {
+	switch {
+	case s.Name == Name{}:
+		return fmt.Errorf("%w: no name", ErrInvalid)
+	case s.Path == RelPath{}:
+		return fmt.Errorf("%w: volume %s: no path", ErrInvalid, s.Name)
+	case s.Size <= 0:
+		return fmt.Errorf("%w: volume %s: size %d is not a positive number of bytes", ErrInvalid, s.Name, s.Size)
+	case s.Claim.UID == "":
+		return fmt.Errorf("%w: volume %s: no claim", ErrInvalid, s.Name)
+	case s.Owner.Mode > 0o7777:
+		return fmt.Errorf("%w: volume %s: mode %o has more than permission bits", ErrInvalid, s.Name, s.Owner.Mode)
+	}
+	return nil
+}
+
+// Volume is one claim's storage, as its record tells it. The record is Berth's
+// only account of a volume and is stored with it; what it does not name, Berth
+// does not touch.
+type Volume struct {
+	Name      Name      `json:"name"`
+	Path      RelPath   `json:"path"`
+	Size      int64     `json:"size"` // bytes
+	Claim     Claim     `json:"claim"`
+	Cluster   string    `json:"cluster"`
+	Reclaim   Reclaim   `json:"reclaim"`
+	Owner     Owner     `json:"owner"`
+	Export    ExportRef `json:"export"`
+	Created   time.Time `json:"created"`
+	State     State     `json:"state"`
+	Published bool      `json:"published"` // a PersistentVolume of it was seen, ever
+	Rev       int64     `json:"revision"`  // grows with each change of the record
+
+	// Dir is the absolute path of the volume's tree on this host. It is derived
+	// from the pool, not part of the record.
+	Dir string `json:"-"`
+}
+
+// New is the volume that s asks for, before anything of it is made.
+func New(s Spec, now time.Time) Volume {
+	return Volume{
+		Name: s.Name, Path: s.Path, Size: s.Size, Claim: s.Claim, Cluster: s.Cluster, Reclaim: s.Reclaim,
+		Owner: s.Owner, Export: s.Export, Created: now.UTC().Truncate(time.Second), State: StateCreating,
+	}
+}
+
+// Is says whether v is the volume that s asks for, however far it got.
+func (v Volume) Is(s Spec) bool {
+	return v.Name == s.Name && v.Claim == s.Claim && v.Cluster == s.Cluster
+}
+
+// AsExport is the export that v's record wants.
+func (v Volume) AsExport() export.Export {
+	return export.Export{ID: v.Export.ID, FSID: v.Export.FSID, Dir: v.Dir, Path: v.Export.Path, Squash: v.Export.Squash}
+}
+
+// Backend makes volumes of one kind. The Manager never calls two methods for
+// one name at the same time; for different names it does. A method that returns
+// an error because ctx ended leaves the volume in a state that the same call
+// goes on from.
+//
+// Possible errors beside those named: ErrUnknown, and ErrInvalid for what
+// Validate refuses.
+type Backend interface {
+	// Create makes the volume of s, or goes on making it, and returns it ready.
+	// The record is written first, so that nothing is ever made that no record
+	// names. ErrExists if the name is another claim's, ErrBusy if it is
+	// discarded and not purged yet, ErrForeign if something that no record names
+	// lies at its path, ErrNoSpace, ErrUnsupported for a Source.
+	Create(ctx context.Context, s Spec) (Volume, error)
+	// Get reads one record. ErrNotFound only if the storage was read and has no
+	// such record.
+	Get(ctx context.Context, n Name) (Volume, error)
+	// List reads every record, of each state. A record that cannot be read is
+	// given as an error and does not end the list.
+	List(ctx context.Context) iter.Seq2[Volume, error]
+	// Update replaces the record, and applies a new Size, if v.Rev is still the
+	// record's (else ErrConflict); it returns v with the next Rev. ErrNotFound.
+	Update(ctx context.Context, v Volume) (Volume, error)
+	// Discard makes n vanish from clients' sight in constant time; discarding
+	// again finishes what was begun. ErrNotFound.
+	Discard(ctx context.Context, n Name) error
+	// Purge frees a discarded volume's bytes and then its record. ErrConflict if
+	// n is not discarded, ErrNotFound.
+	Purge(ctx context.Context, n Name) error
+}
+
+// Capacity is a pool's room in bytes.
+type Capacity struct {
+	Total     uint64
+	Available uint64
+}
+
+// Meter is the ability to tell a pool's capacity.
+type Meter interface {
+	Capacity(ctx context.Context) (Capacity, error)
+}
