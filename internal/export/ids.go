@@ -7,10 +7,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 )
 
-// ErrNoIDs: all 65,535 export ids of a server are in use.
+// ErrNoIDs says that all 65,535 export ids of a server are in use.
 var ErrNoIDs = errors.New("no export id is free")
 
 // aheadIDs is how many new ids are reserved by one write of the file. After a
@@ -85,15 +86,13 @@ func (s *IDs) Compact() error {
 	defer s.mu.Unlock()
 	listed := make([]bool, 1<<16)
 	var queue []ID
-	for i := len(s.freed) - 1; i >= 0; i-- { // of an id listed twice the last line counts
-		if id := s.freed[i]; !s.used[id] && !listed[id] {
+	for _, id := range slices.Backward(s.freed) { // of an id listed twice the last line counts
+		if !s.used[id] && !listed[id] {
 			listed[id] = true
 			queue = append(queue, id)
 		}
 	}
-	for i, j := 0, len(queue)-1; i < j; i, j = i+1, j-1 {
-		queue[i], queue[j] = queue[j], queue[i]
-	}
+	slices.Reverse(queue)
 	for id := 1; id < s.next; id++ {
 		if !s.used[id] && !listed[id] {
 			queue = append(queue, ID(id))

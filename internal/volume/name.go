@@ -63,7 +63,7 @@ func ParseRelPath(s string) (RelPath, error) {
 	if i := strings.IndexFunc(s, func(r rune) bool { return r == '\\' || r < ' ' || r == 0x7f }); i >= 0 {
 		return RelPath{}, fmt.Errorf("%w: path %q: %q is not allowed", ErrInvalid, s, s[i])
 	}
-	for _, element := range strings.Split(s, "/") {
+	for element := range strings.SplitSeq(s, "/") {
 		switch {
 		case element == "":
 			return RelPath{}, fmt.Errorf("%w: path %q is absolute or has an empty element", ErrInvalid, s)
@@ -77,7 +77,7 @@ func ParseRelPath(s string) (RelPath, error) {
 }
 
 // RelPath is the name as a path of one element.
-func (n Name) RelPath() RelPath { return RelPath{n.s} }
+func (n Name) RelPath() RelPath { return RelPath(n) }
 
 func (p RelPath) String() string { return p.s }
 

@@ -26,7 +26,7 @@ func open(t *testing.T, root string) *pool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { b.Close() }) //nolint:errcheck // a second Close, where the test closed it
+	t.Cleanup(func() { b.Close() })
 	return &pool{b, root}
 }
 

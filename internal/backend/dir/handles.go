@@ -16,7 +16,7 @@ func CheckFileHandles(root string) error {
 		return fmt.Errorf("pool root %s: its file system gives no file handles, so it cannot be exported by NFS; "+
 			"an overlay (a container's own file system) is of that kind: mount a volume there (emptyDir, hostPath, a disk)", root)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, unix.ENOENT) { // of a missing root Open tells more
 		return fmt.Errorf("pool root %s: file handle: %w", root, err)
 	}
 	return nil

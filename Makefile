@@ -1,0 +1,60 @@
+# Berth's development commands. `make` alone lists them.
+
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS  := -s -w -X github.com/berth-storage/berth/internal/app.Version=$(VERSION)
+FUZZTIME ?= 30s
+
+.DEFAULT_GOAL := help
+.PHONY: help build check test quickstart bench cluster-up cluster-down setup fuzz clean need-root
+.NOTPARALLEL: # the targets below rely on the order of their prerequisites
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
+
+build: ## build bin/berth
+	@echo "building bin/berth $(VERSION)"
+	@CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/berth ./cmd/berth
+
+check: ## format, vet, lint and unit tests with the race detector; needs no root
+	@echo "checking the source files"
+	@scripts/check-source.sh
+	@echo "go vet"
+	@go vet ./...
+	@echo "go vet -tags system"
+	@go vet -tags system ./...
+	@echo "golangci-lint"
+	@scripts/golangci-lint.sh run ./...
+	@echo "unit tests with the race detector"
+	@go run ./scripts/gotest -race ./...
+
+# -p 1: system tests share ports, mounts and the machine's few cores, so packages take turns.
+test: need-root setup check build ## everything: setup, check, then the tests against real servers; needs root
+	@go run ./test/cluster/devcluster build
+	@echo "all tests, with those against real servers"
+	@go run ./scripts/gotest -tags system -p 1 -count=1 -timeout 40m ./...
+
+quickstart: need-root setup build ## try Berth on this machine: a cluster, a claim, real NFS; needs root
+	@go run ./test/quickstart
+
+bench: need-root setup build ## measure Berth; writes out/bench.json; needs root
+	@mkdir -p out
+	@go run ./test/bench -out out/bench.json
+
+cluster-up: need-root setup build ## start a cluster to develop against in out/cluster; needs root
+	@go run ./test/cluster/devcluster up -dir out/cluster
+
+cluster-down: ## stop that cluster
+	@go run ./test/cluster/devcluster down -dir out/cluster
+
+setup: ## install the Debian packages that the tests need, if any is missing
+	@scripts/setup.sh
+
+fuzz: ## run every fuzz target for FUZZTIME (30s)
+	@scripts/fuzz.sh $(FUZZTIME)
+
+clean: ## remove bin and out; stops the cluster first, if there is one
+	@[ ! -d out/cluster ] || $(MAKE) cluster-down
+	rm -rf bin out
+
+need-root:
+	@[ "$$(id -u)" = 0 ] || { echo "this needs root: it mounts file systems and runs an NFS server (make check does not)" >&2; exit 1; }

@@ -1,0 +1,124 @@
+// Command berth gives Kubernetes claims real volumes on storage that is already
+// there. See the README.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/berth-storage/berth/internal/app"
+	"github.com/berth-storage/berth/internal/config"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args, os.Stdout, os.Stderr)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "berth:", err)
+		os.Exit(1)
+	}
+}
+
+// run is the whole program. It also answers to the names of the programs that it
+// takes the place of, so that an image can be changed without its command.
+func run(ctx context.Context, args []string, out, logs io.Writer) error {
+	root := command(out, logs)
+	root.SetOut(out)
+	root.SetErr(logs)
+	root.SetArgs(args[1:])
+	if name := filepath.Base(args[0]); name == nfsProvisioner {
+		root.SetArgs(append([]string{name}, args[1:]...))
+	}
+	return root.ExecuteContext(ctx)
+}
+
+const nfsProvisioner = "nfs-provisioner"
+
+func command(out, logs io.Writer) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "berth",
+		Short: "Dynamic storage for Kubernetes on what you already own",
+		// main prints the error, and a usage text after it would hide it.
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.AddCommand(
+		serveCommand(logs),
+		nfsProvisionerCommand(out, logs),
+		configCommand(out),
+		&cobra.Command{
+			Use:   "version",
+			Short: "Print the version",
+			Args:  cobra.NoArgs,
+			Run:   func(*cobra.Command, []string) { fmt.Fprintln(out, app.Version) },
+		},
+	)
+	return root
+}
+
+func serveCommand(logs io.Writer) *cobra.Command {
+	var file string
+	var standby bool
+	c := &cobra.Command{
+		Use:   "serve --config berth.yaml",
+		Short: "Serve the pools of a configuration file",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := config.Load(file)
+			if err != nil {
+				return err
+			}
+			c.Standby = standby
+			return app.Serve(cmd.Context(), c, logs)
+		},
+	}
+	c.Flags().StringVar(&file, "config", "berth.yaml", "the configuration `file`")
+	c.Flags().BoolVar(&standby, "standby", false, "wait while another process has a pool open, and take over when it ends")
+	return c
+}
+
+// nfsProvisionerCommand leaves its flags alone: nfs-provisioner's have one dash.
+func nfsProvisionerCommand(out, logs io.Writer) *cobra.Command {
+	return &cobra.Command{
+		Use:                "nfs-provisioner [flags]",
+		Short:              "Take the place of nfs-provisioner, with its flags",
+		DisableFlagParsing: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := config.FromNFSProvisioner(args, out)
+			if errors.Is(err, flag.ErrHelp) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			return app.Serve(cmd.Context(), c, logs)
+		},
+	}
+}
+
+func configCommand(out io.Writer) *cobra.Command {
+	c := &cobra.Command{Use: "config", Short: "Work with configuration files"}
+	c.AddCommand(&cobra.Command{
+		Use:   "check FILE",
+		Short: "Say whether a configuration file is valid",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if _, err := config.Load(args[0]); err != nil {
+				return err
+			}
+			fmt.Fprintln(out, args[0], "is valid")
+			return nil
+		},
+	})
+	return c
+}

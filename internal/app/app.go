@@ -1,0 +1,308 @@
+// Package app puts Berth together: it makes the parts that a configuration asks
+// for, runs them, and ends them in order.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/berth-storage/berth/internal/backend/dir"
+	"github.com/berth-storage/berth/internal/config"
+	"github.com/berth-storage/berth/internal/export"
+	"github.com/berth-storage/berth/internal/export/ganesha"
+	"github.com/berth-storage/berth/internal/kube"
+	"github.com/berth-storage/berth/internal/metrics"
+	"github.com/berth-storage/berth/internal/volume"
+)
+
+// Version is Berth's version; the build sets it.
+var Version = "dev"
+
+// Serve runs Berth as c says until ctx ends, and logs to out.
+func Serve(ctx context.Context, c config.Config, out io.Writer) (err error) {
+	a := &app{config: c, log: newLogger(c.Log, out), metrics: metrics.New(Version)}
+	defer func() { err = errors.Join(err, a.close()) }()
+	if err := a.setup(ctx); err != nil {
+		if ctx.Err() != nil { // asked to stop, for instance while standing by
+			return nil
+		}
+		return err
+	}
+	a.log.Info("berth", "version", Version, "pools", len(a.pools))
+	return a.run(ctx)
+}
+
+// app is a Berth that is being put together.
+type app struct {
+	config  config.Config
+	log     *slog.Logger
+	metrics *metrics.Metrics
+
+	pools     []pool
+	ids       *export.IDs
+	server    *ganesha.Server
+	frontEnds []*kube.FrontEnd
+	http      net.Listener
+}
+
+// pool is an open pool and its manager.
+type pool struct {
+	config  config.Pool
+	backend *dir.Backend
+	manager *volume.Manager
+}
+
+// setup makes all parts. Whatever is wrong with the configuration or the host is
+// found here, before anything is served.
+func (a *app) setup(ctx context.Context) error {
+	client, err := kube.NewClient(kube.ClientOptions{
+		Master: a.config.Kubernetes.Master, Kubeconfig: a.config.Kubernetes.Kubeconfig,
+		QPS: a.config.Kubernetes.QPS, Burst: a.config.Kubernetes.Burst, UserAgent: "berth/" + Version,
+	})
+	if err != nil {
+		return err
+	}
+	for _, p := range a.config.Pools {
+		if err := a.openPool(ctx, p); err != nil {
+			return fmt.Errorf("pool %s: %w", p.Name, err)
+		}
+	}
+	if err := a.setupServer(); err != nil {
+		return err
+	}
+	if a.config.HTTP.Listen != "" {
+		if a.http, err = net.Listen("tcp", a.config.HTTP.Listen); err != nil {
+			return fmt.Errorf("http.listen: %w", err)
+		}
+	}
+	return a.setupFrontEnds(client)
+}
+
+func (a *app) openPool(ctx context.Context, c config.Pool) error {
+	if err := dir.CheckFileHandles(c.Dir.Root); err != nil {
+		return err
+	}
+	var o dir.Options
+	if a.config.Standby {
+		o.Wait = func(h dir.Holder) {
+			a.log.Info("standing by: another process has the pool open", "pool", c.Name, "root", c.Dir.Root, "holder", h.String())
+		}
+	}
+	b, err := dir.Open(ctx, c.Dir.Root, o)
+	if err != nil {
+		return err
+	}
+	a.pools = append(a.pools, pool{config: c, backend: b})
+	return nil
+}
+
+// setupServer makes the NFS server and the managers that export by it. What the
+// server keeps lies in the first pool if nothing else is said, so that it is
+// there wherever the volumes are.
+func (a *app) setupServer() error {
+	g := a.config.Ganesha
+	first := a.pools[0]
+	if g.StateDir == "" {
+		g.StateDir = filepath.Join(first.config.Dir.Root, dir.Private, "ganesha")
+	}
+	if g.RunDir == "" {
+		g.RunDir = filepath.Join("/run/berth", first.backend.Identity())
+	}
+	var err error
+	a.server, err = ganesha.New(ganesha.Options{
+		Listen: g.Listen, Port: g.Port, NFSv3: g.NFSv3, GracePeriod: time.Duration(g.GracePeriod),
+		StateDir: g.StateDir, RunDir: g.RunDir,
+		Log: a.log.With("component", "ganesha"), Restarted: a.metrics.ServerRestarted,
+	})
+	if err != nil {
+		return err
+	}
+	if a.ids, err = export.OpenIDs(filepath.Join(g.StateDir, "export-ids")); err != nil {
+		return err
+	}
+	for i := range a.pools {
+		p := &a.pools[i]
+		p.manager = volume.NewManager(volume.Pool{
+			Name: p.config.Name, Backend: p.backend, Server: a.server, IDs: a.ids, ExportPath: p.config.ExportPath,
+			Log: a.log.With("component", "volumes", "pool", p.config.Name), Observe: a.metrics.Operation(p.config.Name),
+		})
+	}
+	return nil
+}
+
+// setupFrontEnds makes one front end for each provisioner name, with all its pools.
+func (a *app) setupFrontEnds(client kube.Client) error {
+	library, collectors := kube.LibraryMetrics()
+	if err := a.metrics.Register(collectors...); err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	var names []string // in the order of the configuration
+	pools := map[string][]*kube.Pool{}
+	for _, p := range a.pools {
+		name := p.config.Provisioner
+		if pools[name] == nil {
+			names = append(names, name)
+		}
+		d := p.config.Defaults
+		squash := export.SquashNone
+		if d.RootSquash {
+			squash = export.SquashRoot
+		}
+		pools[name] = append(pools[name], &kube.Pool{
+			Volumes: p.manager, Instance: p.backend.Identity(), Squash: squash,
+			Owner: volume.Owner{UID: d.UID, GID: d.GID, Mode: uint32(d.Mode)},
+		})
+	}
+	for _, name := range names {
+		a.frontEnds = append(a.frontEnds, kube.NewFrontEnd(client, kube.Options{
+			Provisioner: name, Pools: pools[name], Workers: a.config.Kubernetes.Workers,
+			FailedRetryThreshold: a.config.Kubernetes.FailedRetryThreshold,
+			ScavengeAfter:        time.Duration(a.config.Kubernetes.ScavengeAfter),
+			Hostname:             a.config.Server.Hostname, NFSPort: a.config.Ganesha.Port, NFSv3: a.config.Ganesha.NFSv3,
+			Log: a.log.With("component", "kubernetes", "provisioner", name), Observe: a.metrics.Step(name), Metrics: library,
+		}))
+	}
+	return nil
+}
+
+func (a *app) close() error {
+	var failed []error
+	for _, p := range a.pools {
+		failed = append(failed, p.backend.Close())
+	}
+	if a.http != nil {
+		if err := a.http.Close(); !errors.Is(err, net.ErrClosed) {
+			failed = append(failed, err)
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// run serves until ctx ends or a part fails for good.
+func (a *app) run(ctx context.Context) error {
+	// The parts end in this order: what works on volumes, then the NFS server.
+	working, stopWorking := context.WithCancelCause(ctx)
+	defer stopWorking(nil)
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopServing()
+
+	var server, workers sync.WaitGroup
+	server.Go(func() {
+		if err := a.server.Run(serving); err != nil {
+			stopWorking(err)
+		}
+	})
+	a.work(working, &workers, stopWorking)
+	<-working.Done()
+	a.log.Info("stopping", "cause", context.Cause(working))
+	workers.Wait()
+	stopServing()
+	server.Wait()
+	if cause := context.Cause(working); ctx.Err() == nil && !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return nil
+}
+
+// work recovers the pools, has their volumes exported and then serves claims.
+func (a *app) work(ctx context.Context, workers *sync.WaitGroup, fail func(error)) {
+	if a.http != nil {
+		workers.Go(func() { a.serveHTTP(ctx, fail) })
+	}
+	workers.Go(func() {
+		if err := a.recover(ctx); err != nil {
+			fail(err)
+			return
+		}
+		for _, p := range a.pools {
+			workers.Go(func() { p.manager.Run(ctx) })
+			workers.Go(func() { a.measure(ctx, p) })
+		}
+		for _, f := range a.frontEnds {
+			workers.Go(func() {
+				if err := f.Run(ctx); err != nil {
+					fail(err)
+				}
+			})
+		}
+	})
+}
+
+// recover brings the NFS server to what the records want.
+func (a *app) recover(ctx context.Context) error {
+	var want []export.Export
+	for _, p := range a.pools {
+		exports, err := p.manager.Recover(ctx)
+		if err != nil {
+			return fmt.Errorf("pool %s: %w", p.config.Name, err)
+		}
+		want = append(want, exports...)
+	}
+	if err := a.ids.Compact(); err != nil {
+		return err
+	}
+	a.log.Info("starting the NFS server", "exports", len(want))
+	if err := a.server.Sync(ctx, want); err != nil && ctx.Err() == nil {
+		// The others are served; each of these is told of by the server.
+		a.log.Error("some volumes are not exported", "err", err)
+	}
+	return nil
+}
+
+const measureEvery = 30 * time.Second
+
+func (a *app) measure(ctx context.Context, p pool) {
+	for {
+		room, err := p.manager.Capacity(ctx)
+		if err != nil {
+			a.log.Warn("cannot measure a pool", "pool", p.config.Name, "err", err)
+		} else {
+			a.metrics.PoolCapacity(p.config.Name, room.Total, room.Available)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(measureEvery):
+		}
+	}
+}
+
+// serveHTTP serves metrics and health: /healthz says that the process is alive,
+// /readyz that NFS is served.
+func (a *app) serveHTTP(ctx context.Context, fail func(error)) {
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", a.metrics.Handler())
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "alive") })
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if !a.server.Serving() {
+			answer(w, http.StatusServiceUnavailable, "the NFS server is not up")
+			return
+		}
+		answer(w, http.StatusOK, "serving NFS")
+	})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	stop := context.AfterFunc(ctx, func() {
+		if err := server.Close(); err != nil {
+			a.log.Warn("closing the HTTP server", "err", err)
+		}
+	})
+	defer stop()
+	if err := server.Serve(a.http); !errors.Is(err, http.ErrServerClosed) {
+		fail(fmt.Errorf("HTTP server: %w", err))
+	}
+}
+
+func answer(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	// A client that went away is no concern of ours.
+	_, _ = io.WriteString(w, text+"\n")
+}

@@ -1,0 +1,142 @@
+// Package config is Berth's configuration: one strict structure, read from
+// berth.yaml or translated from the flags of a program that Berth takes the
+// place of.
+package config
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+)
+
+// Config is the whole configuration. docs/configuration.md describes each key.
+type Config struct {
+	Pools      []Pool     `json:"pools"`
+	Ganesha    Ganesha    `json:"ganesha"`
+	Server     Server     `json:"server"`
+	Kubernetes Kubernetes `json:"kubernetes"`
+	HTTP       HTTP       `json:"http"`
+	Log        Log        `json:"log"`
+
+	// Standby is a matter of the command line, not of the file: wait for another
+	// process that has a pool open, instead of giving up.
+	Standby bool `json:"-"`
+}
+
+// Pool is storage that volumes are made of, and how.
+type Pool struct {
+	Name        string   `json:"name"`
+	Provisioner string   `json:"provisioner"` // of the StorageClasses that it serves
+	Dir         *Dir     `json:"dir"`
+	ExportPath  string   `json:"exportPath"` // clients mount <exportPath>/<volume>
+	Defaults    Defaults `json:"defaults"`
+}
+
+// Dir is a pool of directories.
+type Dir struct {
+	Root string `json:"root"`
+}
+
+// Defaults are for what a StorageClass does not say.
+type Defaults struct {
+	Mode       Mode   `json:"mode"`
+	UID        uint32 `json:"uid"`
+	GID        uint32 `json:"gid"`
+	RootSquash bool   `json:"rootSquash"`
+}
+
+// Ganesha is the NFS server that Berth runs.
+type Ganesha struct {
+	Listen      string   `json:"listen"`
+	Port        int      `json:"port"`
+	NFSv3       bool     `json:"nfsv3"`
+	GracePeriod Duration `json:"gracePeriod"`
+	StateDir    string   `json:"stateDir"`
+	RunDir      string   `json:"runDir"`
+}
+
+// Server is the address of the NFS server in PersistentVolumes.
+type Server struct {
+	Hostname string `json:"hostname"`
+}
+
+// Kubernetes is how Berth works with the cluster.
+type Kubernetes struct {
+	Master               string   `json:"master"`
+	Kubeconfig           string   `json:"kubeconfig"`
+	Workers              int      `json:"workers"`
+	QPS                  float32  `json:"qps"`
+	Burst                int      `json:"burst"`
+	FailedRetryThreshold int      `json:"failedRetryThreshold"`
+	ScavengeAfter        Duration `json:"scavengeAfter"`
+}
+
+// HTTP is where metrics and health are served.
+type HTTP struct {
+	Listen string `json:"listen"`
+}
+
+// Log is what is logged, and how.
+type Log struct {
+	Level  string `json:"level"`
+	Format string `json:"format"`
+}
+
+// Duration is a time.Duration, written as in "30s" or "5m".
+type Duration time.Duration
+
+// UnmarshalJSON reads a duration.
+func (d *Duration) UnmarshalJSON(text []byte) error {
+	var s string
+	if err := json.Unmarshal(text, &s); err != nil {
+		return fmt.Errorf("%s is not a duration like \"30s\"", text)
+	}
+	parsed, err := time.ParseDuration(s)
+	*d = Duration(parsed)
+	return err
+}
+
+// MarshalJSON gives the form that UnmarshalJSON reads.
+func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(time.Duration(d).String()) }
+
+// Mode is permission bits, written in octal and between quotes, as in "0770".
+type Mode uint32
+
+// ParseMode reads octal permission bits, setuid, setgid and sticky bit included.
+func ParseMode(s string) (Mode, error) {
+	m, err := strconv.ParseUint(s, 8, 32)
+	if err != nil || m > 0o7777 {
+		return 0, fmt.Errorf("%q is not a mode like \"0770\" (octal, 7777 at the most)", s)
+	}
+	return Mode(m), nil
+}
+
+// UnmarshalJSON reads a mode. A bare number is refused, because YAML readers
+// disagree whether 0770 is octal.
+func (m *Mode) UnmarshalJSON(text []byte) (err error) {
+	var s string
+	if err := json.Unmarshal(text, &s); err != nil {
+		return fmt.Errorf("mode %s has to be between quotes, as in \"0770\"", text)
+	}
+	*m, err = ParseMode(s)
+	return err
+}
+
+// MarshalJSON gives the form that UnmarshalJSON reads.
+func (m Mode) MarshalJSON() ([]byte, error) { return json.Marshal(fmt.Sprintf("%04o", uint32(m))) }
+
+// Default is the configuration that a file starts from.
+func Default() Config {
+	return Config{
+		Ganesha: Ganesha{Port: 2049, GracePeriod: Duration(30 * time.Second)},
+		Kubernetes: Kubernetes{
+			Workers: 32, QPS: 200, Burst: 400, ScavengeAfter: Duration(15 * time.Minute),
+		},
+		HTTP: HTTP{Listen: "127.0.0.1:9421"},
+		Log:  Log{Level: "info", Format: "text"},
+	}
+}
+
+// DefaultMode is the mode of a new volume's directory when nothing says another.
+const DefaultMode Mode = 0o777

@@ -1,0 +1,152 @@
+package config_test
+
+import (
+	"errors"
+	"flag"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/berth-storage/berth/internal/config"
+)
+
+const minimal = `
+pools:
+- name: local
+  provisioner: example.com/nfs
+  dir: {root: /srv/berth}
+`
+
+func TestMinimalFileGetsDefaults(t *testing.T) {
+	got, err := config.Parse([]byte(minimal))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := config.Default()
+	want.Pools = []config.Pool{{
+		Name: "local", Provisioner: "example.com/nfs", Dir: &config.Dir{Root: "/srv/berth"},
+		ExportPath: "/local", Defaults: config.Defaults{Mode: 0o777},
+	}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if got.Ganesha.NFSv3 {
+		t.Error("NFSv3 is on in a new pool")
+	}
+}
+
+// The samples that the documentation shows are files, read here.
+func TestSamples(t *testing.T) {
+	for _, file := range glob(t, "../../docs/samples/*.yaml") {
+		if _, err := config.Load(file); err != nil {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
+func TestInvalidSamples(t *testing.T) {
+	for _, file := range glob(t, "testdata/invalid/*.yaml") {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, _, _ := strings.Cut(string(text), "\n")
+		want, ok := strings.CutPrefix(first, "# error: ")
+		if !ok {
+			t.Fatalf("%s does not begin with \"# error: \"", file)
+		}
+		if _, err := config.Load(file); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got error %v, want one with %q", filepath.Base(file), err, want)
+		}
+	}
+}
+
+func glob(t *testing.T, pattern string) []string {
+	t.Helper()
+	files, err := filepath.Glob(pattern)
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no file matches %s (%v)", pattern, err)
+	}
+	return files
+}
+
+func TestNFSProvisionerDefaults(t *testing.T) {
+	c, err := config.FromNFSProvisioner(nil, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := c.Pools[0]
+	if p.Provisioner != "example.com/nfs" || p.Dir.Root != "/export" || p.ExportPath != "/export" ||
+		p.Defaults.Mode != 0o777 || p.Defaults.RootSquash {
+		t.Errorf("pool is %+v", p)
+	}
+	if !c.Ganesha.NFSv3 || time.Duration(c.Ganesha.GracePeriod) != 90*time.Second || c.Ganesha.Port != 2049 {
+		t.Errorf("ganesha is %+v", c.Ganesha)
+	}
+	if c.Kubernetes.FailedRetryThreshold != 10 {
+		t.Errorf("kubernetes is %+v", c.Kubernetes)
+	}
+}
+
+func TestNFSProvisionerFlags(t *testing.T) {
+	for _, dash := range []string{"-", "--"} {
+		var args []string
+		for _, a := range []string{
+			"provisioner=acme.io/x", "master=http://127.0.0.1:8080", "kubeconfig=/k", "run-server=true", "use-ganesha=true",
+			"grace-period=0", "root-squash", "failed-retry-threshold=3", "server-hostname=nfs.acme.io",
+		} {
+			args = append(args, dash+a)
+		}
+		c, err := config.FromNFSProvisioner(args, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Pools[0].Provisioner != "acme.io/x" || !c.Pools[0].Defaults.RootSquash || c.Ganesha.GracePeriod != 0 ||
+			c.Kubernetes.Master != "http://127.0.0.1:8080" || c.Kubernetes.Kubeconfig != "/k" ||
+			c.Kubernetes.FailedRetryThreshold != 3 || c.Server.Hostname != "nfs.acme.io" {
+			t.Errorf("%sflags gave %+v", dash, c)
+		}
+	}
+}
+
+func TestNFSProvisionerRefusals(t *testing.T) {
+	for args, want := range map[string]string{
+		"-use-ganesha=false":                   "-run-server needs -use-ganesha",
+		"-run-server=false -grace-period=10":   "-grace-period can only be set if",
+		"-grace-period=181":                    "0 to 180",
+		"-grace-period=-1":                     "0 to 180",
+		"-run-server=false":                    "not supported yet",
+		"-failed-retry-threshold=-1":           "below 0",
+		"-provisioner=a/b/c":                   "is not a name like",
+		"-provisoner=x":                        `did you mean "provisioner"?`,
+		"serve":                                `unexpected argument "serve"`,
+		"-log-level=loud":                      "none of debug",
+		"-export-root=relative":                "clean absolute path",
+		"-nfs-port=0":                          "not a port",
+		"-nfs-listen=localhost -root-squash=1": "not an IP address",
+	} {
+		_, err := config.FromNFSProvisioner(strings.Fields(args), io.Discard)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got error %v, want one with %q", args, err, want)
+		}
+	}
+	var usage strings.Builder
+	if _, err := config.FromNFSProvisioner([]string{"--help"}, &usage); !errors.Is(err, flag.ErrHelp) || !strings.Contains(usage.String(), "-root-squash") {
+		t.Errorf("--help: %v, %q", err, usage.String())
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(minimal))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		c, err := config.Parse(text)
+		if err == nil && c.Validate() != nil {
+			t.Errorf("accepted what is not valid: %+v", c)
+		}
+	})
+}

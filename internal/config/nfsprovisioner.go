@@ -1,0 +1,127 @@
+package config
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/berth-storage/berth/internal/suggest"
+)
+
+// Defaults of nfs-provisioner that existing deployments count on.
+const (
+	nfsProvisionerRoot  = "/export"
+	nfsProvisionerGrace = 90 // seconds
+)
+
+// nfsProvisionerFlags are the flags of nfs-provisioner, then those that Berth adds.
+type nfsProvisionerFlags struct {
+	provisioner, master, kubeconfig, hostname string
+	runServer, useGanesha, rootSquash         bool
+	gracePeriod, failedRetryThreshold         int
+
+	exportRoot, runDir, listen, http, logLevel string
+	port                                       int
+	standby                                    bool
+}
+
+func (f *nfsProvisionerFlags) register(set *flag.FlagSet) {
+	set.StringVar(&f.provisioner, "provisioner", "example.com/nfs", "`name` of the provisioner, as in the StorageClasses that it serves")
+	set.StringVar(&f.master, "master", "", "`URL` of the API server, when run outside of the cluster")
+	set.StringVar(&f.kubeconfig, "kubeconfig", "", "`path` of a kubeconfig file, when run outside of the cluster")
+	set.BoolVar(&f.runServer, "run-server", true, "run the NFS server; needs -use-ganesha")
+	set.BoolVar(&f.useGanesha, "use-ganesha", true, "export with NFS-Ganesha")
+	set.IntVar(&f.gracePeriod, "grace-period", nfsProvisionerGrace, "`seconds`, 0 to 180, that clients have to reclaim what they had open after a restart of the server")
+	set.BoolVar(&f.rootSquash, "root-squash", false, "map clients' root to nobody")
+	set.IntVar(&f.failedRetryThreshold, "failed-retry-threshold", 10, "`number` of failures after which a claim is given up; 0: never")
+	set.StringVar(&f.hostname, "server-hostname", "", "`address` of the NFS server in PersistentVolumes")
+
+	set.StringVar(&f.exportRoot, "export-root", nfsProvisionerRoot, "Berth's: `path` of the directory that holds the volumes; they are exported under the same path")
+	set.StringVar(&f.runDir, "run-dir", "", "Berth's: `path` for sockets, emptied at start (default: made below /run/berth)")
+	set.StringVar(&f.listen, "nfs-listen", "", "Berth's: IP `address` to serve NFS on (default: all)")
+	set.IntVar(&f.port, "nfs-port", 2049, "Berth's: `port` of NFS")
+	set.StringVar(&f.http, "http-listen", "", "Berth's: `address` for metrics and health (default: none)")
+	set.StringVar(&f.logLevel, "log-level", "info", "Berth's: debug, info, warn or error")
+	set.BoolVar(&f.standby, "standby", false, "Berth's: wait while another process has the export root open, and take over when it ends")
+}
+
+// FromNFSProvisioner translates the command line of nfs-provisioner, with one
+// dash or two. usage is where -help prints. It returns flag.ErrHelp after that.
+func FromNFSProvisioner(args []string, usage io.Writer) (Config, error) {
+	var f nfsProvisionerFlags
+	set := flag.NewFlagSet("nfs-provisioner", flag.ContinueOnError)
+	f.register(set)
+	set.SetOutput(io.Discard) // the error is returned; printing it too would say it twice
+	if err := set.Parse(args); errors.Is(err, flag.ErrHelp) {
+		set.SetOutput(usage)
+		fmt.Fprintln(usage, "Usage: berth nfs-provisioner [flags], also with two dashes:")
+		set.PrintDefaults()
+		return Config{}, err
+	} else if err != nil {
+		return Config{}, flagError(set, err)
+	}
+	if set.NArg() > 0 {
+		return Config{}, fmt.Errorf("unexpected argument %q: flags only, a value after '='", set.Arg(0))
+	}
+	if err := f.validate(); err != nil {
+		return Config{}, err
+	}
+	c := f.config()
+	return c, c.Validate()
+}
+
+// flagError adds the nearest right name to the error of an unknown flag.
+func flagError(set *flag.FlagSet, err error) error {
+	unknown, found := strings.CutPrefix(err.Error(), "flag provided but not defined: -")
+	if !found {
+		return err
+	}
+	var names []string
+	set.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
+	return fmt.Errorf("unknown flag -%s%s", unknown, suggest.Nearest(unknown, names))
+}
+
+func (f nfsProvisionerFlags) validate() error {
+	switch {
+	case f.runServer && !f.useGanesha:
+		return errors.New("-run-server needs -use-ganesha: the only NFS server that can be run is NFS-Ganesha; for the host's own give -run-server=false too")
+	case f.gracePeriod != nfsProvisionerGrace && (!f.runServer || !f.useGanesha):
+		return errors.New("-grace-period can only be set if both -run-server and -use-ganesha are true")
+	case f.gracePeriod < 0 || f.gracePeriod > 180:
+		return fmt.Errorf("-grace-period=%d is not 0 to 180 seconds", f.gracePeriod)
+	case !f.runServer:
+		return errors.New("-run-server=false is not supported yet: Berth exports by an NFS-Ganesha of its own only")
+	case f.failedRetryThreshold < 0:
+		return fmt.Errorf("-failed-retry-threshold=%d is below 0", f.failedRetryThreshold)
+	}
+	return nil
+}
+
+func (f nfsProvisionerFlags) config() Config {
+	c := Default()
+	root := filepath.Clean(f.exportRoot)
+	c.Pools = []Pool{{
+		Name:        "export",
+		Provisioner: f.provisioner,
+		Dir:         &Dir{Root: root},
+		ExportPath:  root, // PersistentVolumes of nfs-provisioner name the path on its disk
+		Defaults:    Defaults{Mode: DefaultMode, RootSquash: f.rootSquash},
+	}}
+	c.Ganesha.Listen = f.listen
+	c.Ganesha.Port = f.port
+	c.Ganesha.NFSv3 = true // existing PersistentVolumes are mounted with vers=3
+	c.Ganesha.GracePeriod = Duration(time.Duration(f.gracePeriod) * time.Second)
+	c.Ganesha.RunDir = f.runDir
+	c.Server.Hostname = f.hostname
+	c.Kubernetes.Master = f.master
+	c.Kubernetes.Kubeconfig = f.kubeconfig
+	c.Kubernetes.FailedRetryThreshold = f.failedRetryThreshold
+	c.HTTP.Listen = f.http
+	c.Log.Level = f.logLevel
+	c.Standby = f.standby
+	return c
+}

@@ -1,0 +1,158 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"time"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/berth-storage/berth/internal/suggest"
+)
+
+// Load reads the file at path.
+func Load(path string) (Config, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("configuration: %w", err)
+	}
+	c, err := Parse(text)
+	if err != nil {
+		return Config{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return c, nil
+}
+
+var unknownField = regexp.MustCompile(`unknown field "([^"]*)"`)
+
+// Parse reads a configuration. Every key must be known, and the whole valid.
+func Parse(text []byte) (Config, error) {
+	c := Default()
+	if err := yaml.UnmarshalStrict(text, &c); err != nil {
+		if m := unknownField.FindStringSubmatch(err.Error()); m != nil {
+			key := m[1][strings.LastIndex(m[1], ".")+1:]
+			return Config{}, fmt.Errorf("unknown key %q%s", m[1], suggest.Nearest(key, keys(reflect.TypeFor[Config]())))
+		}
+		return Config{}, err
+	}
+	c.complete()
+	return c, c.Validate()
+}
+
+// keys are the names of all keys in t and below, for finding the nearest.
+func keys(t reflect.Type) []string {
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct {
+		return nil
+	}
+	var names []string
+	for field := range t.Fields() {
+		if tag := field.Tag.Get("json"); tag != "-" {
+			names = append(names, tag)
+			names = append(names, keys(field.Type)...)
+		}
+	}
+	return names
+}
+
+// complete fills in the defaults that depend on other keys.
+func (c *Config) complete() {
+	for i := range c.Pools {
+		p := &c.Pools[i]
+		if p.ExportPath == "" {
+			p.ExportPath = "/" + p.Name
+		}
+		if p.Defaults.Mode == 0 {
+			p.Defaults.Mode = DefaultMode
+		}
+	}
+}
+
+var (
+	poolName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+	// A qualified name as Kubernetes has it for provisioners: DNS name, slash, name.
+	provisionerName = regexp.MustCompile(`^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$`)
+)
+
+// Validate says everything that is wrong with c.
+func (c Config) Validate() error {
+	var wrong []error
+	bad := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf(format, args...)) }
+	if len(c.Pools) == 0 {
+		bad("pools: there must be one at least")
+	}
+	for i, p := range c.Pools {
+		if err := p.validate(c.Pools[:i]); err != nil {
+			bad("pools[%d] (%s): %w", i, p.Name, err)
+		}
+	}
+	if c.Ganesha.Listen != "" && net.ParseIP(c.Ganesha.Listen) == nil {
+		bad("ganesha.listen: %q is not an IP address", c.Ganesha.Listen)
+	}
+	if c.Ganesha.Port < 1 || c.Ganesha.Port > 65535 {
+		bad("ganesha.port: %d is not a port", c.Ganesha.Port)
+	}
+	if g := time.Duration(c.Ganesha.GracePeriod); g < 0 || g > 180*time.Second || g%time.Second != 0 {
+		bad("ganesha.gracePeriod: %s is not 0s to 180s in whole seconds", g)
+	}
+	for key, folder := range map[string]string{"ganesha.stateDir": c.Ganesha.StateDir, "ganesha.runDir": c.Ganesha.RunDir} {
+		if folder != "" && (!filepath.IsAbs(folder) || folder == "/") {
+			bad("%s: %q is not an absolute path below /", key, folder)
+		}
+	}
+	k := c.Kubernetes
+	if k.Workers < 1 || k.QPS <= 0 || k.Burst < 1 || k.FailedRetryThreshold < 0 || k.ScavengeAfter < 0 {
+		bad("kubernetes: workers, qps and burst have to be above 0, failedRetryThreshold and scavengeAfter not below")
+	}
+	switch c.Log.Level {
+	case "debug", "info", "warn", "error":
+	default:
+		bad("log.level: %q is none of debug, info, warn, error", c.Log.Level)
+	}
+	if c.Log.Format != "text" && c.Log.Format != "json" {
+		bad("log.format: %q is neither text nor json", c.Log.Format)
+	}
+	return errors.Join(wrong...)
+}
+
+// validate checks one pool, and against those before it.
+func (p Pool) validate(before []Pool) error {
+	switch {
+	case !poolName.MatchString(p.Name):
+		return errors.New("name: 1 to 63 small letters, digits and '-' inside")
+	case !provisionerName.MatchString(p.Provisioner):
+		return fmt.Errorf("provisioner: %q is not a name like example.com/nfs", p.Provisioner)
+	case p.Dir == nil:
+		return errors.New("dir: is missing; it says where the volumes are")
+	case !filepath.IsAbs(p.Dir.Root) || filepath.Clean(p.Dir.Root) != p.Dir.Root || p.Dir.Root == "/":
+		return fmt.Errorf("dir.root: %q is not a clean absolute path below /", p.Dir.Root)
+	case !path.IsAbs(p.ExportPath) || path.Clean(p.ExportPath) != p.ExportPath || p.ExportPath == "/":
+		return fmt.Errorf("exportPath: %q is not a clean absolute path below /", p.ExportPath)
+	case p.Defaults.Mode > 0o7777:
+		return fmt.Errorf("defaults.mode: %o has more than permission bits", p.Defaults.Mode)
+	}
+	for _, q := range before {
+		switch {
+		case p.Name == q.Name:
+			return errors.New("name: another pool has it")
+		case q.Dir != nil && overlap(p.Dir.Root, q.Dir.Root):
+			return fmt.Errorf("dir.root: %s and %s of pool %s lie in each other", p.Dir.Root, q.Dir.Root, q.Name)
+		case overlap(p.ExportPath, q.ExportPath):
+			return fmt.Errorf("exportPath: %s and %s of pool %s lie in each other", p.ExportPath, q.ExportPath, q.Name)
+		}
+	}
+	return nil
+}
+
+func overlap(a, b string) bool {
+	return a == b || strings.HasPrefix(a, b+"/") || strings.HasPrefix(b, a+"/")
+}

@@ -1,0 +1,210 @@
+package ganesha
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/berth-storage/berth/internal/run"
+)
+
+const (
+	stopGrace    = 10 * time.Second // Ganesha takes about 2 s to end by itself
+	helperLimit  = 5 * time.Second  // for what Ganesha needs to be there
+	pollStart    = 20 * time.Millisecond
+	probeEvery   = 5 * time.Second
+	probeTimeout = 5 * time.Second
+	probeLimit   = 3 // failures in a row after which a server counts as hung
+)
+
+// programs are the paths of what a server consists of.
+type programs struct {
+	ganesha, bus    string
+	rpcbind, status string // for NFSv3 only
+}
+
+func findPrograms(nfsv3 bool) (programs, error) {
+	var p programs
+	var errs [4]error
+	p.ganesha, errs[0] = run.Find("ganesha.nfsd", "nfs-ganesha")
+	p.bus, errs[1] = run.Find("dbus-daemon", "dbus")
+	if nfsv3 {
+		p.rpcbind, errs[2] = run.Find("rpcbind", "rpcbind")
+		p.status, errs[3] = run.Find("rpc.statd", "nfs-common")
+	}
+	if err := errors.Join(errs[:]...); err != nil {
+		return p, err
+	}
+	return p, findVFS()
+}
+
+// findVFS looks for the module that serves local file systems, which Debian has
+// in a package of its own. Distributions put it in one of these folders.
+func findVFS() error {
+	for _, pattern := range []string{"/usr/lib/ganesha", "/usr/lib/*/ganesha", "/usr/lib64/ganesha", "/usr/local/lib*/ganesha"} {
+		if found, err := filepath.Glob(pattern + "/libfsalvfs.so"); err == nil && len(found) > 0 {
+			return nil
+		}
+	}
+	return errors.New("NFS-Ganesha's module for local file systems (libfsalvfs.so) is not installed: " +
+		"it is in the package nfs-ganesha-vfs (apt-get install nfs-ganesha-vfs)")
+}
+
+// group is the processes of one run of the server.
+type group struct {
+	processes []*run.Process // in order of their start
+	ganesha   *run.Process
+	names     map[*run.Process]string
+}
+
+// start starts the processes. The group it returns is to be stopped, also with an error.
+func (s *Server) start(log *recentLines) (*group, error) {
+	g := &group{names: map[*run.Process]string{}}
+	plain := func(line string) { s.o.Log.Debug(line) }
+	if s.programs.rpcbind != "" {
+		if err := s.startNFSv3(g, plain); err != nil {
+			return g, err
+		}
+	}
+	// A socket left by a killed bus would refuse the new one.
+	if err := os.RemoveAll(s.o.socket()); err != nil {
+		return g, err
+	}
+	if _, err := g.add("dbus-daemon", run.Command{
+		Path: s.programs.bus,
+		Args: []string{"--config-file=" + filepath.Join(s.o.RunDir, "bus.conf"), "--nofork", "--nopidfile"},
+		Line: plain,
+	}); err != nil {
+		return g, err
+	}
+	// Ganesha connects to the bus once, when it starts, and does without one if it
+	// is not there: wait for it.
+	if err := awaitListener("unix", s.o.socket(), helperLimit); err != nil {
+		return g, fmt.Errorf("dbus-daemon: %w", err)
+	}
+	p, err := g.add("ganesha.nfsd", run.Command{
+		Path: s.programs.ganesha,
+		Args: []string{"-F", "-f", s.o.configFile(), "-L", "STDOUT", "-p", filepath.Join(s.o.RunDir, "ganesha.pid")},
+		Env: []string{
+			"DBUS_SYSTEM_BUS_ADDRESS=unix:path=" + s.o.socket(),
+			// Ganesha looks up the block device of each export's file system. With a
+			// cache file that exists that takes three times as long.
+			"BLKID_FILE=/nonexistent/blkid.tab",
+		},
+		Line: log.line,
+	})
+	g.ganesha = p
+	return g, err
+}
+
+func (g *group) add(name string, c run.Command) (*run.Process, error) {
+	p, err := run.Start(c)
+	if err != nil {
+		return nil, err
+	}
+	g.processes = append(g.processes, p)
+	g.names[p] = name
+	return p, nil
+}
+
+// stop ends all, the last started first.
+func (g *group) stop() error {
+	var failed []error
+	for _, p := range slices.Backward(g.processes) {
+		failed = append(failed, p.Stop(stopGrace))
+	}
+	return errors.Join(failed...)
+}
+
+// ended says which process has ended, if any.
+func (g *group) ended() error {
+	for _, p := range g.processes {
+		select {
+		case <-p.Done():
+			return g.endOf(p)
+		default:
+		}
+	}
+	return nil
+}
+
+func (g *group) endOf(p *run.Process) error {
+	if err := p.Err(); err != nil {
+		return fmt.Errorf("%s ended: %w", g.names[p], err)
+	}
+	return fmt.Errorf("%s ended", g.names[p])
+}
+
+// awaitListener waits until something listens at address.
+func awaitListener(network, address string, limit time.Duration) error {
+	deadline := time.Now().Add(limit)
+	for {
+		conn, err := net.Dial(network, address)
+		if err == nil {
+			return conn.Close()
+		}
+		if time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(pollStart)
+	}
+}
+
+// awaitServing waits until the server answers on its port and on the bus. That
+// may take long with many exports; it is given up only if a process ends.
+func (s *Server) awaitServing(ctx context.Context, g *group, log *recentLines) (*bus, error) {
+	for {
+		if err := null(ctx, s.o.address(), probeTimeout); err == nil {
+			if b, err := dialBus(ctx, s.o.socket(), s.o.RunDir, log); err == nil {
+				return b, nil
+			}
+		}
+		if err := g.ended(); err != nil {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(pollStart):
+		}
+	}
+}
+
+// watch returns when a process has ended or the server has stopped answering.
+func (s *Server) watch(ctx context.Context, g *group) error {
+	ended := make(chan *run.Process, len(g.processes))
+	for _, p := range g.processes {
+		go func() {
+			<-p.Done()
+			ended <- p
+		}()
+	}
+	probe := time.NewTicker(probeEvery)
+	defer probe.Stop()
+	failures := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case p := <-ended:
+			return g.endOf(p)
+		case <-probe.C:
+		}
+		err := null(ctx, s.o.address(), probeTimeout)
+		if err == nil || ctx.Err() != nil {
+			failures = 0
+			continue
+		}
+		failures++
+		s.o.Log.Warn("the NFS server does not answer", "err", err, "failures", failures)
+		if failures == probeLimit {
+			// SIGTERM would wait for the threads that hang.
+			return errors.Join(fmt.Errorf("no answer for %s: %w", probeLimit*probeEvery, err), g.ganesha.Kill())
+		}
+	}
+}

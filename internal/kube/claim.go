@@ -1,0 +1,92 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	v1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/berth-storage/berth/internal/volume"
+)
+
+// specOf is the volume that a claim asks for. Whatever cannot be given is
+// refused here: a request that is passed over gives an empty or a wrong volume.
+func specOf(claim *v1.PersistentVolumeClaim, class *storagev1.StorageClass, cluster string, p parameters) (volume.Spec, error) {
+	if err := refuseUnsupported(claim); err != nil {
+		return volume.Spec{}, err
+	}
+	size, err := sizeOf(claim.Spec.Resources.Requests[v1.ResourceStorage])
+	if err != nil {
+		return volume.Spec{}, err
+	}
+	name, err := volume.NameForClaim(string(claim.UID))
+	if err != nil {
+		return volume.Spec{}, err
+	}
+	s := volume.Spec{
+		Name: name, Path: name.RelPath(), Size: size, Cluster: cluster, Owner: p.owner,
+		Claim:   volume.Claim{Namespace: claim.Namespace, Name: claim.Name, UID: string(claim.UID)},
+		Reclaim: volume.ReclaimDelete,
+	}
+	s.Export.Squash = p.squash
+	if reclaimPolicy(class) == v1.PersistentVolumeReclaimRetain {
+		s.Reclaim = volume.ReclaimRetain
+	}
+	return s, nil
+}
+
+func refuseUnsupported(claim *v1.PersistentVolumeClaim) error {
+	switch {
+	case claim.Spec.Selector != nil:
+		return fmt.Errorf("%w: claim.spec.selector is not supported: a volume that is made for a claim has no labels to select by; remove it", volume.ErrInvalid)
+	case claim.Spec.VolumeMode != nil && *claim.Spec.VolumeMode == v1.PersistentVolumeBlock:
+		return fmt.Errorf("%w: volumeMode Block: an NFS volume is a file system; use volumeMode Filesystem", volume.ErrUnsupported)
+	case claim.Spec.DataSourceRef != nil:
+		return fmt.Errorf("%w: dataSourceRef %s %q cannot be copied yet; an empty volume in its place would be wrong", volume.ErrUnsupported,
+			claim.Spec.DataSourceRef.Kind, claim.Spec.DataSourceRef.Name)
+	case claim.Spec.DataSource != nil:
+		return fmt.Errorf("%w: dataSource %s %q cannot be copied yet; an empty volume in its place would be wrong", volume.ErrUnsupported,
+			claim.Spec.DataSource.Kind, claim.Spec.DataSource.Name)
+	}
+	return nil
+}
+
+// sizeOf gives a request in bytes, rounded up.
+func sizeOf(request resource.Quantity) (int64, error) {
+	if request.Sign() <= 0 {
+		return 0, fmt.Errorf("%w: a request of %s bytes is not above 0", volume.ErrInvalid, request.String())
+	}
+	if request.Cmp(*resource.NewQuantity(math.MaxInt64, resource.BinarySI)) > 0 {
+		return 0, fmt.Errorf("%w: a request of %s is more than 2^63-1 bytes", volume.ErrInvalid, request.String())
+	}
+	return request.Value(), nil
+}
+
+// reclaimPolicy of a class is Delete if it does not say; see
+// https://kubernetes.io/docs/concepts/storage/storage-classes/#reclaim-policy
+func reclaimPolicy(class *storagev1.StorageClass) v1.PersistentVolumeReclaimPolicy {
+	if class.ReclaimPolicy == nil {
+		return v1.PersistentVolumeReclaimDelete
+	}
+	return *class.ReclaimPolicy
+}
+
+// claimWants says whether the claim, read from the API server and not from a
+// cache, still wants the volume that would be made for it.
+func claimWants(ctx context.Context, client kubernetes.Interface, c volume.Claim, volumeName string) (bool, error) {
+	claim, err := client.CoreV1().PersistentVolumeClaims(c.Namespace).Get(ctx, c.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("reading claim %s: %w", c, err)
+	}
+	bound := claim.Spec.VolumeName
+	return string(claim.UID) == c.UID && claim.DeletionTimestamp == nil && (bound == "" || bound == volumeName), nil
+}

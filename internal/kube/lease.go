@@ -1,0 +1,100 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+)
+
+// The Lease: how long others wait before they take it from a holder that does
+// not renew it, when a holder gives up, and how often it tries.
+const (
+	leaseDuration = 15 * time.Second
+	renewDeadline = 10 * time.Second
+	retryPeriod   = 2 * time.Second
+)
+
+// leaseName is one per instance: several instances of one provisioner name (a
+// pool on each node) all work, each with its own volumes. The library's own
+// election has one for all of them, and ends the process, and with it the NFS
+// server, when the Lease is lost.
+func (f *FrontEnd) leaseName() string {
+	name := strings.NewReplacer("/", "-", "_", "-").Replace(f.o.Provisioner)
+	return strings.ToLower(name) + "-" + f.o.Pools[0].Instance
+}
+
+// holder is who holds the Lease: this pool on this host. A process that is
+// started again there is the same holder, so that it need not wait for the Lease
+// to run out; that it is the only one is what the pool's own lock is for.
+func (f *FrontEnd) holder() (string, error) {
+	host, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("name of this host: %w", err)
+	}
+	return host + "_" + f.o.Pools[0].Instance, nil
+}
+
+// runElected waits for the Lease, then runs term until the Lease is lost or ctx
+// ends. It returns when term has, and the Lease is given back after that.
+func (f *FrontEnd) runElected(ctx context.Context, term func(context.Context)) error {
+	holder, err := f.holder()
+	if err != nil {
+		return err
+	}
+	holding, release := context.WithCancel(context.WithoutCancel(ctx))
+	defer release()
+	elected := make(chan context.Context)
+	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+		Lock: &resourcelock.LeaseLock{
+			LeaseMeta:  metav1.ObjectMeta{Namespace: f.client.namespace, Name: f.leaseName()},
+			Client:     f.client.lease.CoordinationV1(),
+			LockConfig: resourcelock.ResourceLockConfig{Identity: holder},
+		},
+		LeaseDuration:   leaseDuration,
+		RenewDeadline:   renewDeadline,
+		RetryPeriod:     retryPeriod,
+		ReleaseOnCancel: true,
+		Callbacks: leaderelection.LeaderCallbacks{
+			OnStartedLeading: func(held context.Context) {
+				select {
+				case elected <- held:
+				case <-held.Done():
+				}
+			},
+			OnStoppedLeading: func() {},
+			OnNewLeader: func(other string) {
+				f.o.Log.Debug("the lease has a holder", "lease", f.leaseName(), "holder", other)
+			},
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("lease %s/%s: %w", f.client.namespace, f.leaseName(), err)
+	}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		elector.Run(holding)
+	}()
+	select {
+	case <-ctx.Done():
+	case <-stopped:
+	case held := <-elected:
+		working, end := context.WithCancel(ctx)
+		stop := context.AfterFunc(held, func() { // the Lease is lost
+			f.o.Log.Warn("the lease is lost: claims wait until it is back, NFS is served on", "lease", f.leaseName())
+			end()
+		})
+		term(working)
+		stop()
+		end()
+	}
+	release()
+	<-stopped
+	return nil
+}

@@ -1,0 +1,96 @@
+package kube
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/berth-storage/berth/internal/export"
+	"github.com/berth-storage/berth/internal/suggest"
+	"github.com/berth-storage/berth/internal/volume"
+)
+
+// parameters are a StorageClass's, with the pool's defaults for what it leaves out.
+type parameters struct {
+	pool   *Pool
+	owner  volume.Owner
+	squash export.Squash
+}
+
+// classParameters are the names that a StorageClass may use. Case does not
+// matter, as with the provisioners that Berth takes the place of.
+var classParameters = []string{"pool", "mode", "uid", "gid", "rootSquash"}
+
+// parseParameters reads the parameters of a class for one of pools. Anything that
+// is not known is an error: a misspelt "rootSquash" must not give an open export.
+func parseParameters(given map[string]string, pools []*Pool) (parameters, error) {
+	values := make(map[string]string, len(given))
+	for key, value := range given {
+		i := slices.IndexFunc(classParameters, func(name string) bool { return strings.EqualFold(name, key) })
+		if i < 0 {
+			return parameters{}, fmt.Errorf("%w: unknown StorageClass parameter %q%s", volume.ErrInvalid, key, suggest.Nearest(key, classParameters))
+		}
+		values[classParameters[i]] = value
+	}
+	pool, err := choosePool(values["pool"], pools)
+	if err != nil {
+		return parameters{}, err
+	}
+	p := parameters{pool: pool, owner: pool.Owner, squash: pool.Squash}
+	for key, value := range values {
+		if err := p.set(key, value); err != nil {
+			return parameters{}, fmt.Errorf("%w: StorageClass parameter %s: %q is not %w", volume.ErrInvalid, key, value, err)
+		}
+	}
+	return p, nil
+}
+
+func choosePool(name string, pools []*Pool) (*Pool, error) {
+	if name == "" && len(pools) == 1 {
+		return pools[0], nil
+	}
+	var names []string
+	for _, p := range pools {
+		if p.Volumes.Pool() == name {
+			return p, nil
+		}
+		names = append(names, p.Volumes.Pool())
+	}
+	if name == "" {
+		return nil, fmt.Errorf("%w: the StorageClass has to say which pool, by the parameter \"pool\": %s", volume.ErrInvalid, strings.Join(names, ", "))
+	}
+	return nil, fmt.Errorf("%w: StorageClass parameter pool: there is no pool %q%s", volume.ErrInvalid, name, suggest.Nearest(name, names))
+}
+
+// set sets one parameter. Its error says what the value should have been.
+func (p *parameters) set(key, value string) error {
+	switch key {
+	case "mode":
+		mode, err := strconv.ParseUint(value, 8, 32)
+		if err != nil || mode > 0o7777 {
+			return fmt.Errorf("an octal mode like 0770")
+		}
+		p.owner.Mode = uint32(mode)
+	case "uid", "gid":
+		id, err := strconv.ParseUint(value, 10, 32)
+		if err != nil {
+			return fmt.Errorf("a number from 0 to 4294967295")
+		}
+		if key == "uid" {
+			p.owner.UID = uint32(id)
+		} else {
+			p.owner.GID = uint32(id)
+		}
+	case "rootSquash":
+		squash, err := strconv.ParseBool(value)
+		if err != nil {
+			return fmt.Errorf("true or false")
+		}
+		p.squash = export.SquashNone
+		if squash {
+			p.squash = export.SquashRoot
+		}
+	}
+	return nil
+}

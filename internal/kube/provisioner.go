@@ -1,0 +1,151 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
+
+	"github.com/berth-storage/berth/internal/export"
+	"github.com/berth-storage/berth/internal/volume"
+)
+
+// Volumes is what the front end needs of a pool's volume.Manager.
+type Volumes interface {
+	Pool() string
+	Create(ctx context.Context, s volume.Spec) (volume.Volume, error)
+	Delete(ctx context.Context, n volume.Name, cluster string) error
+	MarkPublished(ctx context.Context, n volume.Name) error
+	Scavenge(ctx context.Context, cluster string, grace time.Duration, wanted volume.Wanted) (int, error)
+}
+
+// Pool is a pool that serves claims.
+type Pool struct {
+	Volumes  Volumes
+	Instance string        // the pool's identity
+	Owner    volume.Owner  // of new volumes, if the class does not say
+	Squash   export.Squash // likewise
+}
+
+// provisioner makes and deletes volumes for the library's controller.
+type provisioner struct {
+	client  kubernetes.Interface
+	pools   []*Pool
+	cluster string
+	address addressResolver
+	observe func(operation string, took time.Duration, err error)
+}
+
+var _ controller.Provisioner = (*provisioner)(nil)
+
+// Provision implements controller.Provisioner. It may be called again for the
+// same claim at any time, whatever became of the last call.
+func (p *provisioner) Provision(ctx context.Context, o controller.ProvisionOptions) (pv *v1.PersistentVolume, state controller.ProvisioningState, err error) {
+	defer func(start time.Time) { p.observe("provision", time.Since(start), err) }(time.Now())
+	params, err := parseParameters(o.StorageClass.Parameters, p.pools)
+	if err != nil {
+		return nil, stateOf(err), err
+	}
+	spec, err := specOf(o.PVC, o.StorageClass, p.cluster, params)
+	if err != nil {
+		return nil, stateOf(err), err
+	}
+	server, err := p.address.resolve(ctx)
+	if err != nil {
+		return nil, controller.ProvisioningNoChange, fmt.Errorf("the address of the NFS server: %w", err)
+	}
+	// The library's cache may be behind: a volume made for a claim that is gone
+	// would be an orphan.
+	wanted, err := claimWants(ctx, p.client, spec.Claim, o.PVName)
+	if err != nil {
+		return nil, controller.ProvisioningNoChange, err
+	}
+	if !wanted {
+		return nil, controller.ProvisioningFinished, &controller.IgnoredError{Reason: "the claim is gone or bound"}
+	}
+	v, err := params.pool.Volumes.Create(ctx, spec)
+	if err != nil {
+		return nil, stateOf(err), err
+	}
+	return persistentVolume(o, v, params.pool, server), controller.ProvisioningFinished, nil
+}
+
+func persistentVolume(o controller.ProvisionOptions, v volume.Volume, pool *Pool, server string) *v1.PersistentVolume {
+	pv := &v1.PersistentVolume{
+		ObjectMeta: metav1.ObjectMeta{
+			Name:   o.PVName,
+			Labels: map[string]string{labelManagedBy: managedBy, labelPool: pool.Volumes.Pool()},
+			Annotations: map[string]string{
+				annInstance: pool.Instance,
+				annVolume:   handle{pool.Volumes.Pool(), v.Name}.String(),
+			},
+		},
+		Spec: v1.PersistentVolumeSpec{
+			PersistentVolumeReclaimPolicy: reclaimPolicy(o.StorageClass),
+			AccessModes:                   o.PVC.Spec.AccessModes,
+			Capacity:                      v1.ResourceList{v1.ResourceStorage: o.PVC.Spec.Resources.Requests[v1.ResourceStorage]},
+			MountOptions:                  o.StorageClass.MountOptions,
+			PersistentVolumeSource: v1.PersistentVolumeSource{
+				NFS: &v1.NFSVolumeSource{Server: server, Path: v.Export.Path},
+			},
+		},
+	}
+	if v.Owner.GID != 0 {
+		pv.Annotations[annGID] = strconv.FormatUint(uint64(v.Owner.GID), 10)
+	}
+	return pv
+}
+
+// Delete implements controller.Provisioner.
+func (p *provisioner) Delete(ctx context.Context, pv *v1.PersistentVolume) (err error) {
+	defer func(start time.Time) { p.observe("delete", time.Since(start), err) }(time.Now())
+	pool, name := p.ours(pv)
+	if pool == nil {
+		return &controller.IgnoredError{Reason: "the PersistentVolume is not of a pool of this instance"}
+	}
+	// Who can edit a PersistentVolume could otherwise have any volume deleted. The
+	// name of a PersistentVolume cannot be edited.
+	if pv.Name != name.String() {
+		return fmt.Errorf("%w: PersistentVolume %s names volume %s of another PersistentVolume; nothing is deleted: correct its annotation %s",
+			volume.ErrForeign, pv.Name, name, annVolume)
+	}
+	return pool.Volumes.Delete(ctx, name, p.cluster)
+}
+
+// ours gives the pool and volume of a PersistentVolume that this instance made,
+// nil of any other.
+func (p *provisioner) ours(pv *v1.PersistentVolume) (*Pool, volume.Name) {
+	h, err := parseHandle(pv.Annotations[annVolume])
+	if err != nil {
+		return nil, volume.Name{}
+	}
+	for _, pool := range p.pools {
+		if pool.Volumes.Pool() == h.pool && pool.Instance == pv.Annotations[annInstance] {
+			return pool, h.name
+		}
+	}
+	return nil, volume.Name{}
+}
+
+// stateOf tells the library what an error of the domain means for a claim. The
+// library makes an event of the error's text and asks again, in each case but
+// after Finished only as long as the claim exists.
+func stateOf(err error) controller.ProvisioningState {
+	switch {
+	case errors.Is(err, volume.ErrInvalid), errors.Is(err, volume.ErrUnsupported), errors.Is(err, volume.ErrExists),
+		errors.Is(err, volume.ErrForeign), errors.Is(err, volume.ErrNoSpace):
+		return controller.ProvisioningFinished
+	case errors.Is(err, volume.ErrBusy):
+		return controller.ProvisioningNoChange
+	default:
+		// ErrPending, and whatever has no known outcome: something may exist, so the
+		// library has to come back.
+		return controller.ProvisioningInBackground
+	}
+}

@@ -1,0 +1,128 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
+
+	"github.com/berth-storage/berth/internal/volume"
+)
+
+const (
+	// A claim or volume that failed is tried again after retryMin, then after
+	// twice as long each time. The library's own 15 s make every hiccup felt.
+	retryMin = time.Second
+	retryMax = 2 * time.Minute
+	saveMin  = 500 * time.Millisecond
+	saveMax  = 30 * time.Second
+
+	scavengeEvery = 5 * time.Minute
+)
+
+// runTerm serves claims until ctx ends, with a controller and caches of its own,
+// and returns when all its workers have stopped.
+func (f *FrontEnd) runTerm(ctx context.Context, cluster string) {
+	p := &provisioner{client: f.client, pools: f.o.Pools, cluster: cluster, address: f.address, observe: f.o.Observe}
+	// Half of an object's size in memory is the account of who set which field.
+	factory := informers.NewSharedInformerFactoryWithOptions(f.client, controller.DefaultResyncPeriod, informers.WithTransform(stripManagedFields))
+	volumes := factory.Core().V1().PersistentVolumes().Informer()
+	if _, err := volumes.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: f.markPublished(ctx, p)}); err != nil {
+		f.o.Log.Error("cannot watch PersistentVolumes", "err", err)
+		return
+	}
+	library := controller.NewProvisionController(ctx, f.client, f.o.Provisioner, p,
+		controller.LeaderElection(false),
+		controller.AddFinalizer(true),
+		controller.Threadiness(f.o.Workers),
+		controller.FailedProvisionThreshold(f.o.FailedRetryThreshold),
+		controller.FailedDeleteThreshold(0), // a volume that cannot be deleted now must not be left for ever
+		controller.RateLimiter(workqueue.NewTypedItemExponentialFailureRateLimiter[string](retryMin, retryMax)),
+		// Without it the library deletes the volume when saving its PersistentVolume
+		// failed five times, also if the last try timed out but went through.
+		controller.CreateProvisionedPVLimiter(workqueue.NewTypedItemExponentialFailureRateLimiter[string](saveMin, saveMax)),
+		controller.ClaimsInformer(factory.Core().V1().PersistentVolumeClaims().Informer()),
+		controller.VolumesInformer(volumes),
+		controller.ClassesInformer(factory.Storage().V1().StorageClasses().Informer()),
+		controller.MetricsInstance(f.o.Metrics),
+	)
+	var workers sync.WaitGroup
+	library.ControllerWaitGroup(&workers)
+	workers.Go(func() { f.scavenge(ctx, p) })
+	factory.Start(ctx.Done())
+	f.o.Log.Info("serving claims", "provisioner", f.o.Provisioner)
+	library.Run(ctx)
+	workers.Wait()
+	factory.Shutdown()
+}
+
+func stripManagedFields(object any) (any, error) {
+	if o, err := meta.Accessor(object); err == nil {
+		o.SetManagedFields(nil)
+	}
+	return object, nil
+}
+
+// markPublished is called for each PersistentVolume that appears, and once for
+// each that is there at the start.
+func (f *FrontEnd) markPublished(ctx context.Context, p *provisioner) func(any) {
+	return func(object any) {
+		pv, ok := object.(*v1.PersistentVolume)
+		if !ok {
+			return
+		}
+		pool, name := p.ours(pv)
+		if pool == nil || pv.Name != name.String() {
+			return
+		}
+		// If it fails, the scavenger still asks whether there is a PersistentVolume.
+		if err := pool.Volumes.MarkPublished(ctx, name); err != nil && !errors.Is(err, volume.ErrNotFound) && ctx.Err() == nil {
+			f.o.Log.Warn("cannot record that a PersistentVolume exists", "volume", name, "err", err)
+		}
+	}
+}
+
+// scavenge looks for volumes that a crash left behind: once now, then regularly.
+func (f *FrontEnd) scavenge(ctx context.Context, p *provisioner) {
+	every := time.NewTicker(min(scavengeEvery, max(f.o.ScavengeAfter, time.Second)))
+	defer every.Stop()
+	for {
+		for _, pool := range f.o.Pools {
+			wanted := func(ctx context.Context, v volume.Volume) (bool, error) { return p.wanted(ctx, pool, v) }
+			_, err := pool.Volumes.Scavenge(ctx, p.cluster, f.o.ScavengeAfter, wanted)
+			if err != nil && ctx.Err() == nil {
+				f.o.Log.Warn("looking for volumes that were never handed out", "pool", pool.Volumes.Pool(), "err", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-every.C:
+		}
+	}
+}
+
+// wanted is a volume.Wanted for pool.
+func (p *provisioner) wanted(ctx context.Context, pool *Pool, v volume.Volume) (bool, error) {
+	pv, err := p.client.CoreV1().PersistentVolumes().Get(ctx, v.Name.String(), metav1.GetOptions{})
+	switch {
+	case err == nil:
+		// Another instance may have made this claim's volume; then ours is a
+		// left-over. A PersistentVolume that does not say whose it is may be ours.
+		instance := pv.Annotations[annInstance]
+		return instance == "" || instance == pool.Instance, nil
+	case !apierrors.IsNotFound(err):
+		return false, fmt.Errorf("reading PersistentVolume %s: %w", v.Name, err)
+	}
+	return claimWants(ctx, p.client, v.Claim, v.Name.String())
+}

@@ -1,0 +1,84 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// Kubectl runs kubectl as the cluster's administrator and returns its standard
+// output. If kubectl fails, the error has its standard error.
+func (c *Cluster) Kubectl(ctx context.Context, args ...string) ([]byte, error) {
+	return c.kubectl(ctx, nil, args)
+}
+
+// KubectlApply applies the manifest, YAML or JSON, with "kubectl apply" and
+// more of its flags, if given.
+func (c *Cluster) KubectlApply(ctx context.Context, manifest []byte, flags ...string) ([]byte, error) {
+	return c.kubectl(ctx, manifest, append([]string{"apply", "-f", "-"}, flags...))
+}
+
+// kubectl runs kubectl with the given standard input.
+func (c *Cluster) kubectl(ctx context.Context, stdin []byte, args []string) ([]byte, error) {
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, c.Binary, append([]string{"kubectl"}, args...)...)
+	// The cache is the cluster's own: the user's one is kept by address, and
+	// another cluster may have had the same.
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig(), "KUBECACHEDIR="+filepath.Join(c.Dir, kubectlCacheDir))
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, &stderr
+	if err := runTied(cmd); err != nil {
+		return stdout.Bytes(), fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	return stdout.Bytes(), nil
+}
+
+// writeKubectl writes the script that is kubectl for this cluster.
+func (c *Cluster) writeKubectl() error {
+	script := "#!/bin/sh\n" +
+		"export KUBECONFIG=" + shellQuote(c.Kubeconfig()) + "\n" +
+		"export KUBECACHEDIR=" + shellQuote(filepath.Join(c.Dir, kubectlCacheDir)) + "\n" +
+		"exec " + shellQuote(c.Binary) + " kubectl \"$@\"\n"
+	if err := os.WriteFile(filepath.Join(c.Dir, kubectlFile), []byte(script), 0o755); err != nil {
+		return fmt.Errorf("writing the kubectl script: %w", err)
+	}
+	return nil
+}
+
+// shellQuote makes one word of the shell of any text.
+func shellQuote(text string) string {
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+}
+
+// writeKubeconfig writes a kubeconfig for the client certificate. It is
+// complete in itself, so that it may be copied.
+func (c *Cluster) writeKubeconfig(path, user string, client pair) error {
+	base64 := base64.StdEncoding.EncodeToString
+	content := fmt.Sprintf(`apiVersion: v1
+kind: Config
+clusters:
+- name: berth
+  cluster:
+    server: %s
+    certificate-authority-data: %s
+users:
+- name: %s
+  user:
+    client-certificate-data: %s
+    client-key-data: %s
+contexts:
+- name: berth
+  context:
+    cluster: berth
+    user: %s
+current-context: berth
+`, c.Server(), base64(c.authority.pem), user, base64(client.certificate), base64(client.key), user)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		return fmt.Errorf("writing a kubeconfig: %w", err)
+	}
+	return nil
+}
