@@ -124,11 +124,11 @@ func (s *Server) Run(ctx context.Context) error {
 	case <-s.synced:
 	}
 	wait := restartMin
-	for first := true; ctx.Err() == nil; first = false {
+	for first := true; ; first = false {
 		began := time.Now()
 		err := s.runOnce(ctx)
 		if ctx.Err() != nil {
-			break // err is that it was told to end
+			return nil //nolint:nilerr // the error is that it was told to end
 		}
 		if first && time.Since(began) < stableAfter && errors.Is(err, errNotStarted) {
 			return err
@@ -146,7 +146,6 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 		wait = min(2*wait, restartMax)
 	}
-	return nil
 }
 
 var errNotStarted = errors.New("the NFS server could not be started")

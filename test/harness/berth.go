@@ -1,0 +1,251 @@
+// Package harness is what the end-to-end tests, the benches and the quickstart
+// have in common: a Berth process to start and kill, claims to make and wait for.
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Program builds the program at path below the repository (as "cmd/berth") into
+// folder and gives the path of the binary.
+func Program(ctx context.Context, folder, path string) (string, error) {
+	_, file, _, ok := runtime.Caller(0)
+	if !ok {
+		return "", errors.New("cannot tell where the repository is")
+	}
+	binary := filepath.Join(folder, filepath.Base(path))
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", binary, "./"+path)
+	build.Dir = filepath.Dir(filepath.Dir(filepath.Dir(file)))
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if output, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building %s: %w\n%s", path, err, output)
+	}
+	return binary, nil
+}
+
+// FreePort gives a TCP port on loopback that nothing listens at now.
+func FreePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+// Process is a program under test.
+type Process struct {
+	PID     int
+	LogFile string
+	done    chan struct{}
+	err     error
+}
+
+// Start starts a program whose output goes to the end of logFile. It dies with the
+// calling process, however that ends.
+func Start(logFile, binary string, args ...string) (*Process, error) {
+	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	p := &Process{LogFile: logFile, done: make(chan struct{})}
+	started := make(chan error)
+	go func() {
+		// The death signal is sent when the starting thread ends, not the process.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		defer log.Close()
+		cmd := exec.Command(binary, args...)
+		cmd.Stdout, cmd.Stderr = log, log
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+		if err := cmd.Start(); err != nil {
+			started <- err
+			return
+		}
+		p.PID = cmd.Process.Pid
+		close(started)
+		p.err = cmd.Wait()
+		close(p.done)
+	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("starting %s: %w", binary, err)
+	}
+	return p, nil
+}
+
+// Done is closed when the program has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Wait waits for the end of the program and says how it ended.
+func (p *Process) Wait(ctx context.Context) error {
+	select {
+	case <-p.done:
+		return p.err
+	case <-ctx.Done():
+		return fmt.Errorf("process %d has not ended: %w", p.PID, ctx.Err())
+	}
+}
+
+// Kill ends the program at once (SIGKILL) and waits for that.
+func (p *Process) Kill() { p.end(syscall.SIGKILL) }
+
+// Stop asks the program to end (SIGTERM) and waits for that.
+func (p *Process) Stop() error {
+	p.end(syscall.SIGTERM)
+	return p.err
+}
+
+func (p *Process) end(s syscall.Signal) {
+	select {
+	case <-p.done:
+		return
+	default:
+	}
+	// The process is ours and not waited for yet, so its id is still its own.
+	_ = syscall.Kill(p.PID, s)
+	<-p.done
+}
+
+// Log is what the program has printed so far.
+func (p *Process) Log() string {
+	text, err := os.ReadFile(p.LogFile)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
+// Berth is a Berth process that serves one pool of directories.
+type Berth struct {
+	*Process
+	Options
+	URL string // of its metrics and health
+}
+
+// Options of StartBerth.
+type Options struct {
+	Binary      string
+	Folder      string // for its configuration, log and run folder
+	Root        string // of the pool
+	Provisioner string
+	Kubeconfig  string
+	NFSPort     int
+	Config      string   // more YAML for berth.yaml, below the pool and the NFS server; see writeConfig
+	Ganesha     string   // more YAML for the key ganesha, as in "gracePeriod: 5s"
+	Args        []string // more arguments, as in "--standby"
+}
+
+// Address is where the NFS server of b answers.
+func (o Options) Address() string { return fmt.Sprintf("127.0.0.1:%d", o.NFSPort) }
+
+// StartBerth starts a Berth that serves NFS on loopback. It does not wait: see Ready.
+func StartBerth(o Options) (*Berth, error) {
+	port, err := FreePort()
+	if err != nil {
+		return nil, err
+	}
+	file, err := o.writeConfig(port)
+	if err != nil {
+		return nil, err
+	}
+	p, err := Start(filepath.Join(o.Folder, "berth.log"), o.Binary, append([]string{"serve", "--config", file}, o.Args...)...)
+	if err != nil {
+		return nil, err
+	}
+	return &Berth{Process: p, Options: o, URL: fmt.Sprintf("http://127.0.0.1:%d", port)}, nil
+}
+
+func (o Options) writeConfig(httpPort int) (string, error) {
+	file := filepath.Join(o.Folder, fmt.Sprintf("berth-%d.yaml", httpPort))
+	var b strings.Builder
+	fmt.Fprintf(&b, "pools:\n- name: local\n  provisioner: %s\n  dir: {root: %s}\n", o.Provisioner, o.Root)
+	fmt.Fprintf(&b, "ganesha: {listen: 127.0.0.1, port: %d, runDir: %s", o.NFSPort, filepath.Join(o.Folder, "run"))
+	if o.Ganesha != "" {
+		b.WriteString(", " + o.Ganesha)
+	}
+	fmt.Fprintf(&b, "}\nserver: {hostname: 127.0.0.1}\nhttp: {listen: \"127.0.0.1:%d\"}\n", httpPort)
+	if !strings.Contains(o.Config, "kubernetes:") {
+		fmt.Fprintf(&b, "kubernetes: {kubeconfig: %s}\n", o.Kubeconfig)
+	}
+	b.WriteString(o.Config)
+	return file, os.WriteFile(file, []byte(b.String()), 0o600)
+}
+
+// Ready waits until b serves NFS. It fails if the process ends before that.
+func (b *Berth) Ready(ctx context.Context) error {
+	for {
+		if err := b.get(ctx, "/readyz", io.Discard); err == nil {
+			return nil
+		}
+		select {
+		case <-b.Done():
+			return fmt.Errorf("berth ended before it was ready: %w\n%s", b.err, b.Log())
+		case <-ctx.Done():
+			return fmt.Errorf("berth is not ready: %w\n%s", ctx.Err(), b.Log())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// Metrics gives the metrics of b in Prometheus' text format.
+func (b *Berth) Metrics(ctx context.Context) (string, error) {
+	var text strings.Builder
+	err := b.get(ctx, "/metrics", &text)
+	return text.String(), err
+}
+
+func (b *Berth) get(ctx context.Context, path string, to io.Writer) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, b.URL+path, http.NoBody)
+	if err != nil {
+		return err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", path, response.Status)
+	}
+	_, err = io.Copy(to, response.Body)
+	return err
+}
+
+// Children are the ids of b's own processes with this name (as "ganesha.nfsd").
+func (b *Berth) Children(name string) ([]int, error) {
+	// /proc/PID/task/TID/children lists those that this thread has started.
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", b.PID))
+	if err != nil {
+		return nil, err
+	}
+	var found []int
+	for _, list := range lists {
+		text, err := os.ReadFile(list)
+		if err != nil {
+			continue // the thread has ended
+		}
+		for field := range strings.FieldsSeq(string(text)) {
+			var pid int
+			if _, err := fmt.Sscan(field, &pid); err != nil {
+				return nil, err
+			}
+			comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+			if err == nil && strings.TrimSpace(string(comm)) == name {
+				found = append(found, pid)
+			}
+		}
+	}
+	return found, nil
+}
