@@ -54,6 +54,7 @@ func OpenIDs(path string) (*IDs, error) {
 			s.next = max(s.next, n)
 		} else if _, err := fmt.Sscanf(lines.Text(), "freed %d", &n); err == nil && n > 0 && n < 1<<16 {
 			s.freed = append(s.freed, ID(n))
+			s.next = max(s.next, n+1) // also if the file lost its "next" line
 		}
 	}
 	if err := lines.Err(); err != nil {

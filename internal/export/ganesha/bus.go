@@ -83,8 +83,9 @@ func (b *bus) fromFile(ctx context.Context, method string, e export.Export) erro
 		return fmt.Errorf("%w: %s of %s: %w: %s", export.ErrRefused, method, e.Dir, err, b.log.since(mark))
 	case err != nil:
 		return fmt.Errorf("%s of %s: %w", method, e.Dir, err)
-	case strings.Contains(answer, "Errors found"):
-		// It is added, without what was not understood: not what was asked for.
+	case method == "AddExport" && !strings.HasPrefix(answer, "1 exports added"), strings.Contains(answer, "Errors found"):
+		// Also of success it is to be read what it was: nothing may have been added,
+		// or the export without what was not understood.
 		return errors.Join(fmt.Errorf("%w: %s of %s: %s", export.ErrRefused, method, e.Dir, answer), b.remove(ctx, e.ID))
 	}
 	return nil

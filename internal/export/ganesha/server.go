@@ -216,11 +216,16 @@ func (s *Server) verify(ctx context.Context, inst *instance, log *recentLines) e
 	if err != nil {
 		return err
 	}
+	left := 0
 	for id, e := range inst.have {
 		if !ids[id] {
-			s.o.Log.Error("the NFS server left an export out", "export", id, "path", e.Dir, "log", log.since(0))
+			s.o.Log.Error("the NFS server left an export out", "export", id, "path", e.Dir)
 			delete(inst.have, id)
+			left++
 		}
+	}
+	if left > 0 {
+		s.o.Log.Error("exports were left out; the server's log has why", "exports", left, "log", log.since(0))
 	}
 	for id := range ids {
 		if _, known := inst.have[id]; !known {
