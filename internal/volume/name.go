@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"path"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Limits of names. 255 bytes is NAME_MAX of Linux file systems; a Name is
@@ -23,7 +25,7 @@ type Name struct{ s string }
 // first of them a letter or digit.
 func ParseName(s string) (Name, error) {
 	if s == "" || len(s) > maxName {
-		return Name{}, fmt.Errorf("%w: a name has 1 to %d characters, %q has %d", ErrInvalid, maxName, s, len(s))
+		return Name{}, fmt.Errorf("%w: a name has 1 to %d characters, %.64q has %d", ErrInvalid, maxName, s, len(s))
 	}
 	for i, r := range []byte(s) {
 		alnum := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
@@ -55,13 +57,18 @@ type RelPath struct{ s string }
 
 // ParseRelPath accepts a relative path, 1024 bytes at the most, that stays
 // below where it starts: no empty, hidden, "." or ".." element, no backslash and
-// no control character.
+// no control character. It is UTF-8, because a record cannot hold anything else.
 func ParseRelPath(s string) (RelPath, error) {
 	if s == "" || len(s) > maxRelPath {
 		return RelPath{}, fmt.Errorf("%w: a path has 1 to %d bytes, %.64q has %d", ErrInvalid, maxRelPath, s, len(s))
 	}
-	if i := strings.IndexFunc(s, func(r rune) bool { return r == '\\' || r < ' ' || r == 0x7f }); i >= 0 {
-		return RelPath{}, fmt.Errorf("%w: path %q: %q is not allowed", ErrInvalid, s, s[i])
+	if !utf8.ValidString(s) {
+		return RelPath{}, fmt.Errorf("%w: path %q is not UTF-8", ErrInvalid, s)
+	}
+	for _, r := range s {
+		if r == '\\' || unicode.IsControl(r) {
+			return RelPath{}, fmt.Errorf("%w: path %q: %q is not allowed", ErrInvalid, s, r)
+		}
 	}
 	for element := range strings.SplitSeq(s, "/") {
 		switch {

@@ -142,6 +142,7 @@ type Options struct {
 	Provisioner string
 	Kubeconfig  string
 	NFSPort     int
+	Public      bool     // serve on all addresses, and have this host's own in PersistentVolumes
 	Config      string   // more YAML for berth.yaml, below the pool and the NFS server; see writeConfig
 	Ganesha     string   // more YAML for the key ganesha, as in "gracePeriod: 5s"
 	Args        []string // more arguments, as in "--standby"
@@ -171,11 +172,15 @@ func (o Options) writeConfig(httpPort int) (string, error) {
 	file := filepath.Join(o.Folder, fmt.Sprintf("berth-%d.yaml", httpPort))
 	var b strings.Builder
 	fmt.Fprintf(&b, "pools:\n- name: local\n  provisioner: %s\n  dir: {root: %s}\n", o.Provisioner, o.Root)
-	fmt.Fprintf(&b, "ganesha: {listen: 127.0.0.1, port: %d, runDir: %s", o.NFSPort, filepath.Join(o.Folder, "run"))
+	listen, hostname := "127.0.0.1", "127.0.0.1"
+	if o.Public {
+		listen, hostname = `""`, `""`
+	}
+	fmt.Fprintf(&b, "ganesha: {listen: %s, port: %d, runDir: %s", listen, o.NFSPort, filepath.Join(o.Folder, "run"))
 	if o.Ganesha != "" {
 		b.WriteString(", " + o.Ganesha)
 	}
-	fmt.Fprintf(&b, "}\nserver: {hostname: 127.0.0.1}\nhttp: {listen: \"127.0.0.1:%d\"}\n", httpPort)
+	fmt.Fprintf(&b, "}\nserver: {hostname: %s}\nhttp: {listen: \"127.0.0.1:%d\"}\n", hostname, httpPort)
 	if !strings.Contains(o.Config, "kubernetes:") {
 		fmt.Fprintf(&b, "kubernetes: {kubeconfig: %s}\n", o.Kubeconfig)
 	}
