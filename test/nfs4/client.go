@@ -206,8 +206,7 @@ func (c *Client) attempt(ctx context.Context, f func(context.Context) error) err
 	defer func() { <-c.turn }()
 	if err := c.ensureLease(ctx); err != nil {
 		// What was lost here was not f's request.
-		var broken *transportError
-		if errors.As(err, &broken) {
+		if broken, ok := errors.AsType[*transportError](err); ok {
 			broken.sent = false
 		}
 		return err

@@ -200,7 +200,7 @@ func (f *File) exclusive(ctx context.Context, op string, do func() error) error 
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	}
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return err // as io.ReaderAt wants it
 	}
 	return pathError(op, f.path, err)

@@ -218,7 +218,7 @@ func (c *Client) ReadFile(ctx context.Context, path string) ([]byte, error) {
 		n, err = f.ReadAt(ctx, part, int64(len(data)))
 		data = append(data, part[:n]...)
 	}
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = nil
 	}
 	return data, errors.Join(err, f.Close(ctx))

@@ -37,7 +37,7 @@ func session(ctx context.Context, c *Client) (seen []string, err error) {
 		func() error {
 			n, err := f.ReadAt(ctx, part, 5)
 			note("read %q", part[:n])
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				err = nil
 			}
 			return err

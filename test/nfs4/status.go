@@ -9,7 +9,7 @@ import (
 // A Status other than OK is an error: errors.Is(err, nfs4.ErrStale) finds it
 // in what this package returns, and errors.Is with fs.ErrNotExist, fs.ErrExist
 // or fs.ErrPermission works too.
-type Status uint32
+type Status uint32 //nolint:errname // it is nfsstat4, of which most values are errors
 
 // The outcomes that RFC 7531 defines.
 const (

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/berth-storage/berth/internal/run"
@@ -87,9 +90,16 @@ func (s *Server) start(log *recentLines) (*group, error) {
 	if err := awaitListener("unix", s.o.socket(), helperLimit); err != nil {
 		return g, fmt.Errorf("dbus-daemon: %w", err)
 	}
+	epoch, err := nextEpoch(filepath.Join(s.o.StateDir, "epoch"), time.Now())
+	if err != nil {
+		return g, err
+	}
 	p, err := g.add("ganesha.nfsd", run.Command{
 		Path: s.programs.ganesha,
-		Args: []string{"-F", "-f", s.o.configFile(), "-L", "STDOUT", "-p", filepath.Join(s.o.RunDir, "ganesha.pid")},
+		Args: []string{
+			"-F", "-f", s.o.configFile(), "-L", "STDOUT", "-p", filepath.Join(s.o.RunDir, "ganesha.pid"),
+			"-E", strconv.FormatInt(epoch, 10),
+		},
 		Env: []string{
 			"DBUS_SYSTEM_BUS_ADDRESS=unix:path=" + s.o.socket(),
 			// Ganesha looks up the block device of each export's file system. With a
@@ -100,6 +110,26 @@ func (s *Server) start(log *recentLines) (*group, error) {
 	})
 	g.ganesha = p
 	return g, err
+}
+
+// nextEpoch gives the number by which clients tell one run of the server from
+// another, and keeps it in file. Ganesha's own is the time in seconds: a server
+// that is back within the second would hand out client ids that another client
+// still holds (RFC 7530 section 3.3.3 wants them unique over restarts).
+func nextEpoch(file string, now time.Time) (int64, error) {
+	epoch := now.Unix()
+	text, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, fmt.Errorf("epoch of the NFS server: %w", err)
+	}
+	// A file that was torn by a power failure says nothing; the time has gone on.
+	if last, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil && last >= epoch {
+		epoch = last + 1
+	}
+	if err := os.WriteFile(file, fmt.Appendln(nil, epoch), 0o600); err != nil {
+		return 0, fmt.Errorf("epoch of the NFS server: %w", err)
+	}
+	return epoch, nil
 }
 
 func (g *group) add(name string, c run.Command) (*run.Process, error) {

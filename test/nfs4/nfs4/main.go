@@ -190,7 +190,7 @@ func (r request) put(ctx context.Context, c *nfs4.Client, path string, in io.Rea
 		}
 		offset += int64(n)
 	}
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = nil
 	}
 	return errors.Join(err, f.Close(ctx))
