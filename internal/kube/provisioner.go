@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"time"
 
@@ -39,6 +40,7 @@ type provisioner struct {
 	pools   []*Pool
 	cluster string
 	address addressResolver
+	log     *slog.Logger
 	observe func(operation string, took time.Duration, err error)
 }
 
@@ -73,6 +75,7 @@ func (p *provisioner) Provision(ctx context.Context, o controller.ProvisionOptio
 	if err != nil {
 		return nil, stateOf(err), err
 	}
+	p.log.Info("made a volume", "volume", handle{params.pool.Volumes.Pool(), v.Name}.String(), "claim", v.Claim.String(), "bytes", v.Size)
 	return persistentVolume(o, v, params.pool, server), controller.ProvisioningFinished, nil
 }
 
@@ -115,7 +118,11 @@ func (p *provisioner) Delete(ctx context.Context, pv *v1.PersistentVolume) (err 
 		return fmt.Errorf("%w: PersistentVolume %s names volume %s of another PersistentVolume; nothing is deleted: correct its annotation %s",
 			volume.ErrForeign, pv.Name, name, annVolume)
 	}
-	return pool.Volumes.Delete(ctx, name, p.cluster)
+	if err := pool.Volumes.Delete(ctx, name, p.cluster); err != nil {
+		return err
+	}
+	p.log.Info("deleted a volume", "volume", handle{pool.Volumes.Pool(), name}.String())
+	return nil
 }
 
 // ours gives the pool and volume of a PersistentVolume that this instance made,

@@ -33,7 +33,7 @@ const (
 // runTerm serves claims until ctx ends, with a controller and caches of its own,
 // and returns when all its workers have stopped.
 func (f *FrontEnd) runTerm(ctx context.Context, cluster string) {
-	p := &provisioner{client: f.client, pools: f.o.Pools, cluster: cluster, address: f.address, observe: f.o.Observe}
+	p := &provisioner{client: f.client, pools: f.o.Pools, cluster: cluster, address: f.address, log: f.o.Log, observe: f.o.Observe}
 	// Half of an object's size in memory is the account of who set which field.
 	factory := informers.NewSharedInformerFactoryWithOptions(f.client, controller.DefaultResyncPeriod, informers.WithTransform(stripManagedFields))
 	volumes := factory.Core().V1().PersistentVolumes().Informer()
@@ -60,7 +60,7 @@ func (f *FrontEnd) runTerm(ctx context.Context, cluster string) {
 	library.ControllerWaitGroup(&workers)
 	workers.Go(func() { f.scavenge(ctx, p) })
 	factory.Start(ctx.Done())
-	f.o.Log.Info("serving claims", "provisioner", f.o.Provisioner)
+	f.o.Log.Info("serving claims")
 	library.Run(ctx)
 	workers.Wait()
 	factory.Shutdown()

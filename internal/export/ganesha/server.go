@@ -21,6 +21,7 @@ const (
 	// waitForServer is how long a call waits for a server that is being
 	// (re)started before it says ErrUnavailable.
 	waitForServer = 15 * time.Second
+	waitForPort   = 3 * time.Second
 	restartMin    = 100 * time.Millisecond
 	restartMax    = 10 * time.Second
 	// A server that was up for this long was started well: the next restart is at once.
@@ -102,8 +103,15 @@ func New(o Options) (*Server, error) {
 	return s, os.WriteFile(filepath.Join(o.RunDir, "bus.conf"), busConfig(o.socket()), 0o600)
 }
 
+// checkPort says whether the port can be had. The server of a Berth that was just
+// killed may take a moment to end.
 func checkPort(o Options) error {
-	l, err := net.Listen("tcp", net.JoinHostPort(o.Listen, strconv.Itoa(o.Port)))
+	address := net.JoinHostPort(o.Listen, strconv.Itoa(o.Port))
+	l, err := net.Listen("tcp", address)
+	for deadline := time.Now().Add(waitForPort); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(deadline); {
+		time.Sleep(pollStart)
+		l, err = net.Listen("tcp", address)
+	}
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("port %d is taken by another process, perhaps the kernel's NFS server (rpc.nfsd 0 stops it): "+
 			"stop that one, or give another port: %w", o.Port, err)
