@@ -63,8 +63,8 @@ type Server struct {
 
 // Kubernetes is how Berth works with the cluster.
 type Kubernetes struct {
-	Master               string   `json:"master"`
 	Kubeconfig           string   `json:"kubeconfig"`
+	Master               string   `json:"master"`
 	Workers              int      `json:"workers"`
 	QPS                  float32  `json:"qps"`
 	Burst                int      `json:"burst"`
