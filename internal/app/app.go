@@ -119,7 +119,8 @@ func (a *app) setupServer() error {
 	var err error
 	a.server, err = ganesha.New(ganesha.Options{
 		Listen: g.Listen, Port: g.Port, NFSv3: g.NFSv3, GracePeriod: time.Duration(g.GracePeriod),
-		StateDir: g.StateDir, RunDir: g.RunDir,
+		// A folder of its own in it, because that one is emptied.
+		StateDir: g.StateDir, RunDir: filepath.Join(g.RunDir, "berth-nfs"),
 		Log: a.log.With("component", "ganesha"), Restarted: a.metrics.ServerRestarted,
 	})
 	if err != nil {

@@ -41,7 +41,7 @@ func (f *nfsProvisionerFlags) register(set *flag.FlagSet) {
 	set.StringVar(&f.hostname, "server-hostname", "", "`address` of the NFS server in PersistentVolumes")
 
 	set.StringVar(&f.exportRoot, "export-root", nfsProvisionerRoot, "Berth's: `path` of the directory that holds the volumes; they are exported under the same path")
-	set.StringVar(&f.runDir, "run-dir", "", "Berth's: `path` for sockets, emptied at start (default: made below /run/berth)")
+	set.StringVar(&f.runDir, "run-dir", "", "Berth's: `path` of the directory in which the folder berth-nfs is made, for sockets (default: below /run/berth)")
 	set.StringVar(&f.listen, "nfs-listen", "", "Berth's: IP `address` to serve NFS on (default: all)")
 	set.IntVar(&f.port, "nfs-port", 2049, "Berth's: `port` of NFS")
 	set.StringVar(&f.http, "http-listen", "", "Berth's: `address` for metrics and health (default: none)")

@@ -35,7 +35,7 @@ type Options struct {
 	NFSv3       bool          // also NFSv3, with its side protocols on fixed ports
 	GracePeriod time.Duration // how long clients may reclaim what they had open after a restart; 0: not at all
 	StateDir    string        // kept: which clients may reclaim
-	RunDir      string        // not kept: sockets and configuration; emptied at start
+	RunDir      string        // not kept: sockets and configuration; emptied at start, removed at the end
 	Log         *slog.Logger
 	// Restarted is called each time the server has ended and is started again. It may be nil.
 	Restarted func()
@@ -131,6 +131,11 @@ func (s *Server) Run(ctx context.Context) error {
 		return nil
 	case <-s.synced:
 	}
+	defer func() {
+		if err := os.RemoveAll(s.o.RunDir); err != nil {
+			s.o.Log.Warn("removing the run folder", "err", err)
+		}
+	}()
 	wait := restartMin
 	for first := true; ; first = false {
 		began := time.Now()
