@@ -107,7 +107,12 @@ func nfsProvisionerCommand(out, logs io.Writer) *cobra.Command {
 }
 
 func configCommand(out io.Writer) *cobra.Command {
-	c := &cobra.Command{Use: "config", Short: "Work with configuration files"}
+	c := &cobra.Command{
+		Use:   "config",
+		Short: "Work with configuration files",
+		Args:  cobra.NoArgs, // else a misspelt sub-command prints the help and succeeds
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
 	c.AddCommand(&cobra.Command{
 		Use:   "check FILE",
 		Short: "Say whether a configuration file is valid",

@@ -100,6 +100,10 @@ func (a *app) openPool(ctx context.Context, c config.Pool) error {
 	if err != nil {
 		return err
 	}
+	if b.New() {
+		a.log.Warn("made a new, empty pool; if there should be volumes in it, its file system is not mounted",
+			"pool", c.Name, "root", c.Dir.Root, "identity", b.Identity())
+	}
 	a.pools = append(a.pools, pool{config: c, backend: b})
 	return nil
 }
@@ -114,13 +118,14 @@ func (a *app) setupServer() error {
 		g.StateDir = filepath.Join(first.config.Dir.Root, dir.Private, "ganesha")
 	}
 	if g.RunDir == "" {
-		g.RunDir = filepath.Join("/run/berth", first.backend.Identity())
+		g.RunDir = "/run/berth"
 	}
 	var err error
 	a.server, err = ganesha.New(ganesha.Options{
 		Listen: g.Listen, Port: g.Port, NFSv3: g.NFSv3, GracePeriod: time.Duration(g.GracePeriod),
-		// A folder of its own in it, because that one is emptied.
-		StateDir: g.StateDir, RunDir: filepath.Join(g.RunDir, "berth-nfs"),
+		// A folder of its own in it, because that one is emptied. The name is short,
+		// as a socket's path has to be.
+		StateDir: g.StateDir, RunDir: filepath.Join(g.RunDir, first.backend.Identity()[:8]),
 		Log: a.log.With("component", "ganesha"), Restarted: a.metrics.ServerRestarted,
 	})
 	if err != nil {
@@ -248,7 +253,8 @@ func (a *app) recover(ctx context.Context) error {
 		want = append(want, exports...)
 	}
 	if err := a.ids.Compact(); err != nil {
-		return err
+		// A full disk, most likely. Whoever can make room needs NFS for that.
+		a.log.Error("new volumes cannot be made", "err", err)
 	}
 	a.log.Info("starting the NFS server", "exports", len(want))
 	if err := a.server.Sync(ctx, want); err != nil && ctx.Err() == nil {

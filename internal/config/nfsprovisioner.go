@@ -25,7 +25,8 @@ type nfsProvisionerFlags struct {
 	gracePeriod, failedRetryThreshold         int
 
 	exportRoot, runDir, listen, http, logLevel string
-	port                                       int
+	port, workers, burst                       int
+	qps                                        float64
 	standby                                    bool
 }
 
@@ -41,10 +42,14 @@ func (f *nfsProvisionerFlags) register(set *flag.FlagSet) {
 	set.StringVar(&f.hostname, "server-hostname", "", "`address` of the NFS server in PersistentVolumes")
 
 	set.StringVar(&f.exportRoot, "export-root", nfsProvisionerRoot, "Berth's: `path` of the directory that holds the volumes; they are exported under the same path")
-	set.StringVar(&f.runDir, "run-dir", "", "Berth's: `path` of the directory in which the folder berth-nfs is made, for sockets (default: below /run/berth)")
+	set.StringVar(&f.runDir, "run-dir", "", "Berth's: `path` of the directory in which a folder for sockets is made (default /run/berth)")
 	set.StringVar(&f.listen, "nfs-listen", "", "Berth's: IP `address` to serve NFS on (default: all)")
 	set.IntVar(&f.port, "nfs-port", 2049, "Berth's: `port` of NFS")
 	set.StringVar(&f.http, "http-listen", "", "Berth's: `address` for metrics and health (default: none)")
+	d := Default().Kubernetes
+	set.IntVar(&f.workers, "workers", d.Workers, "Berth's: `number` of claims, and of volumes, that are worked on at the same time")
+	set.Float64Var(&f.qps, "kube-qps", float64(d.QPS), "Berth's: `number` of requests to the API server in a second, in the long run")
+	set.IntVar(&f.burst, "kube-burst", d.Burst, "Berth's: `number` of requests to the API server at once")
 	set.StringVar(&f.logLevel, "log-level", "info", "Berth's: debug, info, warn or error")
 	set.BoolVar(&f.standby, "standby", false, "Berth's: wait while another process has the export root open, and take over when it ends")
 }
@@ -120,6 +125,7 @@ func (f nfsProvisionerFlags) config() Config {
 	c.Kubernetes.Master = f.master
 	c.Kubernetes.Kubeconfig = f.kubeconfig
 	c.Kubernetes.FailedRetryThreshold = f.failedRetryThreshold
+	c.Kubernetes.Workers, c.Kubernetes.QPS, c.Kubernetes.Burst = f.workers, float32(f.qps), f.burst
 	c.HTTP.Listen = f.http
 	c.Log.Level = f.logLevel
 	c.Standby = f.standby

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"path"
@@ -137,6 +138,10 @@ func (p Pool) validate(before []Pool) error {
 		return fmt.Errorf("dir.root: %q is not a clean absolute path below /", p.Dir.Root)
 	case !path.IsAbs(p.ExportPath) || path.Clean(p.ExportPath) != p.ExportPath || p.ExportPath == "/":
 		return fmt.Errorf("exportPath: %q is not a clean absolute path below /", p.ExportPath)
+	case strings.ContainsFunc(p.Dir.Root+p.ExportPath, func(r rune) bool { return r < ' ' || r == 0x7f || r == '"' || r == '\\' }):
+		return errors.New("dir.root and exportPath: quotes, backslashes and control characters cannot be exported")
+	case p.Defaults.UID == math.MaxUint32 || p.Defaults.GID == math.MaxUint32:
+		return fmt.Errorf("defaults.uid and gid: %d is no user's or group's number", uint32(math.MaxUint32))
 	case p.Defaults.Mode > 0o7777:
 		return fmt.Errorf("defaults.mode: %o has more than permission bits", p.Defaults.Mode)
 	}

@@ -24,7 +24,7 @@ const aheadIDs = 64
 // first, and after them the one that was freed longest ago.
 //
 // The file at path holds that order: lines "next N" (ids from N on were never
-// given out) and "freed N". Which ids are in use is not in it: the volumes'
+// given out), "freed N" and "taken N". Which ids are in use is not in it: the volumes'
 // records say that, by Reserve, before Compact is called.
 type IDs struct {
 	mu    sync.Mutex
@@ -55,6 +55,8 @@ func OpenIDs(path string) (*IDs, error) {
 		} else if _, err := fmt.Sscanf(lines.Text(), "freed %d", &n); err == nil && n > 0 && n < 1<<16 {
 			s.freed = append(s.freed, ID(n))
 			s.next = max(s.next, n+1) // also if the file lost its "next" line
+		} else if _, err := fmt.Sscanf(lines.Text(), "taken %d", &n); err == nil {
+			s.freed = slices.DeleteFunc(s.freed, func(id ID) bool { return int(id) == n })
 		}
 	}
 	if err := lines.Err(); err != nil {
@@ -100,8 +102,7 @@ func (s *IDs) Compact() error {
 		}
 	}
 	s.freed = queue
-	s.ahead = max(s.ahead, s.next)
-
+	ahead := max(s.ahead, s.next)
 	if err := os.MkdirAll(filepath.Dir(s.path), 0o700); err != nil {
 		return fmt.Errorf("writing the order of export ids: %w", err)
 	}
@@ -111,13 +112,18 @@ func (s *IDs) Compact() error {
 	}
 	defer os.Remove(f.Name())
 	w := bufio.NewWriter(f)
-	fmt.Fprintf(w, "next %d\n", s.ahead)
+	fmt.Fprintf(w, "next %d\n", ahead)
 	for _, id := range s.freed {
 		fmt.Fprintf(w, "freed %d\n", id)
 	}
-	if err := errors.Join(w.Flush(), f.Sync(), f.Close(), os.Rename(f.Name(), s.path)); err != nil {
+	err = errors.Join(w.Flush(), f.Sync(), f.Close())
+	if err == nil { // else the old file is better than this one
+		err = os.Rename(f.Name(), s.path)
+	}
+	if err != nil {
 		return fmt.Errorf("writing the order of export ids: %w", err)
 	}
+	s.ahead = ahead
 	return nil
 }
 
@@ -129,7 +135,7 @@ func (s *IDs) Take() (ID, error) {
 		if s.next >= s.ahead {
 			// Ahead of use, so that no crash makes a used id look like a new one.
 			ahead := min(s.next+aheadIDs, 1<<16)
-			if err := s.append(fmt.Sprintf("next %d\n", ahead)); err != nil {
+			if err := s.append(fmt.Sprintf("next %d\n", ahead), true); err != nil {
 				return 0, err
 			}
 			s.ahead = ahead
@@ -143,6 +149,10 @@ func (s *IDs) Take() (ID, error) {
 		return 0, ErrNoIDs
 	}
 	id := s.freed[0]
+	// If it is freed by a run that a crash cuts off, its old place must not count.
+	if err := s.append(fmt.Sprintf("taken %d\n", id), false); err != nil {
+		return 0, err
+	}
 	s.freed = s.freed[1:]
 	s.used[id] = true
 	return id, nil
@@ -165,19 +175,22 @@ func (s *IDs) Free(id ID) error {
 	}
 	s.used[id] = false
 	s.freed = append(s.freed, id)
-	return s.append(fmt.Sprintf("freed %d\n", id))
+	return s.append(fmt.Sprintf("freed %d\n", id), false)
 }
 
-// append adds a line to the file. Lines about freed ids need not reach the disk
-// at once: an id whose line is lost goes to the end of the queue at the next
-// start. The fsync is for "next".
-func (s *IDs) append(line string) error {
+// append adds a line to the file. Only "next" has to reach the disk at once: an id
+// whose other lines are lost in a power failure goes to the end of the queue, or
+// keeps an older place in it.
+func (s *IDs) append(line string, sync bool) error {
 	f, err := os.OpenFile(s.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("writing the order of export ids: %w", err)
 	}
 	_, err = f.WriteString(line)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err == nil && sync {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("writing the order of export ids: %w", err)
 	}
 	return nil

@@ -110,22 +110,26 @@ func (r addressResolver) serviceAddress(ctx context.Context, namespace, name, po
 	if err != nil {
 		return "", fmt.Errorf("reading the Endpoints of Service %s/%s: %w", namespace, name, err)
 	}
-	for _, subset := range endpoints.Subsets {
-		if len(subset.Addresses) != 1 || subset.Addresses[0].IP != podIP {
-			continue
+	var addresses []string
+	var ports []v1.EndpointPort
+	for _, subset := range endpoints.Subsets { // one for each set of ports
+		for _, a := range subset.Addresses {
+			addresses, ports = append(addresses, a.IP), append(ports, subset.Ports...)
 		}
-		var missing []string
-		for _, port := range r.ports {
-			if !slices.ContainsFunc(subset.Ports, func(p v1.EndpointPort) bool { return p.Port == port && p.Protocol == v1.ProtocolTCP }) {
-				missing = append(missing, strconv.Itoa(int(port)))
-			}
-		}
-		if len(missing) > 0 {
-			return "", fmt.Errorf("the Service %s/%s lacks the TCP ports %s of the NFS server", namespace, name, strings.Join(missing, ", "))
-		}
-		return service.Spec.ClusterIP, nil
 	}
-	return "", fmt.Errorf("the Service %s/%s is not valid; it must have this pod's IP %s as its only endpoint", namespace, name, podIP)
+	if !slices.Equal(slices.Compact(addresses), []string{podIP}) {
+		return "", fmt.Errorf("the Service %s/%s is not valid; it must have this pod's IP %s as its only endpoint", namespace, name, podIP)
+	}
+	var missing []string
+	for _, port := range r.ports {
+		if !slices.ContainsFunc(ports, func(p v1.EndpointPort) bool { return p.Port == port && p.Protocol == v1.ProtocolTCP }) {
+			missing = append(missing, strconv.Itoa(int(port)))
+		}
+	}
+	if len(missing) > 0 {
+		return "", fmt.Errorf("the Service %s/%s lacks the TCP ports %s of the NFS server", namespace, name, strings.Join(missing, ", "))
+	}
+	return service.Spec.ClusterIP, nil
 }
 
 // firstHostAddress is the first address of the host that others can reach, as

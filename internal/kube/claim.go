@@ -47,6 +47,9 @@ func refuseUnsupported(claim *v1.PersistentVolumeClaim) error {
 		return fmt.Errorf("%w: claim.spec.selector is not supported: a volume that is made for a claim has no labels to select by; remove it", volume.ErrInvalid)
 	case claim.Spec.VolumeMode != nil && *claim.Spec.VolumeMode == v1.PersistentVolumeBlock:
 		return fmt.Errorf("%w: volumeMode Block: an NFS volume is a file system; use volumeMode Filesystem", volume.ErrUnsupported)
+	case claim.Spec.VolumeAttributesClassName != nil && *claim.Spec.VolumeAttributesClassName != "":
+		return fmt.Errorf("%w: volumeAttributesClassName %q: Berth's volumes have no attributes to change; remove it", volume.ErrUnsupported,
+			*claim.Spec.VolumeAttributesClassName)
 	case claim.Spec.DataSourceRef != nil:
 		return fmt.Errorf("%w: dataSourceRef %s %q cannot be copied yet; an empty volume in its place would be wrong", volume.ErrUnsupported,
 			claim.Spec.DataSourceRef.Kind, claim.Spec.DataSourceRef.Name)

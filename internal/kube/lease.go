@@ -50,16 +50,19 @@ func (f *FrontEnd) runElected(ctx context.Context, term func(context.Context)) e
 	holding, release := context.WithCancel(context.WithoutCancel(ctx))
 	defer release()
 	elected := make(chan context.Context)
+	lock := &resourcelock.LeaseLock{
+		LeaseMeta:  metav1.ObjectMeta{Namespace: f.client.namespace, Name: f.leaseName()},
+		Client:     f.client.lease.CoordinationV1(),
+		LockConfig: resourcelock.ResourceLockConfig{Identity: holder},
+	}
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock: &resourcelock.LeaseLock{
-			LeaseMeta:  metav1.ObjectMeta{Namespace: f.client.namespace, Name: f.leaseName()},
-			Client:     f.client.lease.CoordinationV1(),
-			LockConfig: resourcelock.ResourceLockConfig{Identity: holder},
-		},
-		LeaseDuration:   leaseDuration,
-		RenewDeadline:   renewDeadline,
-		RetryPeriod:     retryPeriod,
-		ReleaseOnCancel: true,
+		Lock:          lock,
+		LeaseDuration: leaseDuration,
+		RenewDeadline: renewDeadline,
+		RetryPeriod:   retryPeriod,
+		// The elector would give the Lease back before it says that it is lost,
+		// with the term still running, and wait for an API server that is away.
+		ReleaseOnCancel: false,
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnStartedLeading: func(held context.Context) {
 				select {
@@ -96,5 +99,20 @@ func (f *FrontEnd) runElected(ctx context.Context, term func(context.Context)) e
 	}
 	release()
 	<-stopped
+	f.giveBack(context.WithoutCancel(ctx), lock)
 	return nil
+}
+
+// giveBack spares whoever waits for the Lease the time that it takes to run out.
+func (f *FrontEnd) giveBack(ctx context.Context, lock resourcelock.Interface) {
+	ctx, cancel := context.WithTimeout(ctx, renewDeadline)
+	defer cancel()
+	record, _, err := lock.Get(ctx)
+	if err == nil && record.HolderIdentity == lock.Identity() {
+		record.HolderIdentity, record.LeaseDurationSeconds = "", 1
+		err = lock.Update(ctx, *record)
+	}
+	if err != nil {
+		f.o.Log.Debug("cannot give the lease back; it runs out by itself", "lease", f.leaseName(), "err", err)
+	}
 }

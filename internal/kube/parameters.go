@@ -2,6 +2,8 @@ package kube
 
 import (
 	"fmt"
+	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,19 +28,28 @@ var classParameters = []string{"pool", "mode", "uid", "gid", "rootSquash"}
 // is not known is an error: a misspelt "rootSquash" must not give an open export.
 func parseParameters(given map[string]string, pools []*Pool) (parameters, error) {
 	values := make(map[string]string, len(given))
-	for key, value := range given {
+	spelt := make(map[string]string, len(given))
+	for _, key := range slices.Sorted(maps.Keys(given)) { // in order, so that the error is always the same
 		i := slices.IndexFunc(classParameters, func(name string) bool { return strings.EqualFold(name, key) })
 		if i < 0 {
 			return parameters{}, fmt.Errorf("%w: unknown StorageClass parameter %q%s", volume.ErrInvalid, key, suggest.Nearest(key, classParameters))
 		}
-		values[classParameters[i]] = value
+		name := classParameters[i]
+		if other, twice := spelt[name]; twice {
+			return parameters{}, fmt.Errorf("%w: StorageClass parameters %q and %q are one and the same", volume.ErrInvalid, other, key)
+		}
+		values[name], spelt[name] = given[key], key
 	}
 	pool, err := choosePool(values["pool"], pools)
 	if err != nil {
 		return parameters{}, err
 	}
 	p := parameters{pool: pool, owner: pool.Owner, squash: pool.Squash}
-	for key, value := range values {
+	for _, key := range classParameters {
+		value, found := values[key]
+		if !found {
+			continue
+		}
 		if err := p.set(key, value); err != nil {
 			return parameters{}, fmt.Errorf("%w: StorageClass parameter %s: %q is not %w", volume.ErrInvalid, key, value, err)
 		}
@@ -74,8 +85,9 @@ func (p *parameters) set(key, value string) error {
 		p.owner.Mode = uint32(mode)
 	case "uid", "gid":
 		id, err := strconv.ParseUint(value, 10, 32)
-		if err != nil {
-			return fmt.Errorf("a number from 0 to 4294967295")
+		// chown(2) takes the greatest number for "as it is".
+		if err != nil || id == math.MaxUint32 {
+			return fmt.Errorf("a number from 0 to %d", uint32(math.MaxUint32-1))
 		}
 		if key == "uid" {
 			p.owner.UID = uint32(id)

@@ -108,15 +108,13 @@ func persistentVolume(o controller.ProvisionOptions, v volume.Volume, pool *Pool
 // Delete implements controller.Provisioner.
 func (p *provisioner) Delete(ctx context.Context, pv *v1.PersistentVolume) (err error) {
 	defer func(start time.Time) { p.observe("delete", time.Since(start), err) }(time.Now())
-	pool, name := p.ours(pv)
+	pool := p.poolOf(pv)
 	if pool == nil {
 		return &controller.IgnoredError{Reason: "the PersistentVolume is not of a pool of this instance"}
 	}
-	// Who can edit a PersistentVolume could otherwise have any volume deleted. The
-	// name of a PersistentVolume cannot be edited.
-	if pv.Name != name.String() {
-		return fmt.Errorf("%w: PersistentVolume %s names volume %s of another PersistentVolume; nothing is deleted: correct its annotation %s",
-			volume.ErrForeign, pv.Name, name, annVolume)
+	name, err := volumeOf(pv)
+	if err != nil {
+		return err
 	}
 	if err := pool.Volumes.Delete(ctx, name, p.cluster); err != nil {
 		return err
@@ -125,20 +123,34 @@ func (p *provisioner) Delete(ctx context.Context, pv *v1.PersistentVolume) (err 
 	return nil
 }
 
-// ours gives the pool and volume of a PersistentVolume that this instance made,
-// nil of any other.
-func (p *provisioner) ours(pv *v1.PersistentVolume) (*Pool, volume.Name) {
-	h, err := parseHandle(pv.Annotations[annVolume])
-	if err != nil {
-		return nil, volume.Name{}
-	}
+// poolOf gives the pool of a PersistentVolume that this instance made, nil of any
+// other. It goes by the pool's identity: a pool may be given another name.
+func (p *provisioner) poolOf(pv *v1.PersistentVolume) *Pool {
 	for _, pool := range p.pools {
-		if pool.Volumes.Pool() == h.pool && pool.Instance == pv.Annotations[annInstance] {
-			return pool, h.name
+		if pool.Instance == pv.Annotations[annInstance] {
+			return pool
 		}
 	}
-	return nil, volume.Name{}
+	return nil
 }
+
+// volumeOf gives the volume that a PersistentVolume of ours stands for. Who can
+// edit a PersistentVolume could otherwise have any volume deleted; its name cannot
+// be edited.
+func volumeOf(pv *v1.PersistentVolume) (volume.Name, error) {
+	h, err := parseHandle(pv.Annotations[annVolume])
+	if err == nil && h.name.String() != pv.Name {
+		err = fmt.Errorf("%w: it names volume %s of another PersistentVolume", volume.ErrForeign, h.name)
+	}
+	if err != nil {
+		return volume.Name{}, fmt.Errorf("PersistentVolume %s: nothing is deleted until its annotation %s is correct: %w", pv.Name, annVolume, err)
+	}
+	return h.name, nil
+}
+
+// SupportsBlock implements controller.BlockProvisioner. It says yes so that
+// Provision is asked, whose refusal says what to do.
+func (p *provisioner) SupportsBlock(context.Context) bool { return true }
 
 // stateOf tells the library what an error of the domain means for a claim. The
 // library makes an event of the error's text and asks again, in each case but

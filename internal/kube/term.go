@@ -37,7 +37,8 @@ func (f *FrontEnd) runTerm(ctx context.Context, cluster string) {
 	// Half of an object's size in memory is the account of who set which field.
 	factory := informers.NewSharedInformerFactoryWithOptions(f.client, controller.DefaultResyncPeriod, informers.WithTransform(stripManagedFields))
 	volumes := factory.Core().V1().PersistentVolumes().Informer()
-	if _, err := volumes.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: f.markPublished(ctx, p)}); err != nil {
+	published := f.markPublished(ctx, p)
+	if _, err := volumes.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: published, UpdateFunc: func(_, o any) { published(o) }}); err != nil {
 		f.o.Log.Error("cannot watch PersistentVolumes", "err", err)
 		return
 	}
@@ -52,7 +53,7 @@ func (f *FrontEnd) runTerm(ctx context.Context, cluster string) {
 		// failed five times, also if the last try timed out but went through.
 		controller.CreateProvisionedPVLimiter(workqueue.NewTypedItemExponentialFailureRateLimiter[string](saveMin, saveMax)),
 		controller.ClaimsInformer(factory.Core().V1().PersistentVolumeClaims().Informer()),
-		controller.VolumesInformer(volumes),
+		controller.VolumesInformer(ownVolumes{volumes, p}),
 		controller.ClassesInformer(factory.Storage().V1().StorageClasses().Informer()),
 		controller.MetricsInstance(f.o.Metrics),
 	)
@@ -66,6 +67,26 @@ func (f *FrontEnd) runTerm(ctx context.Context, cluster string) {
 	factory.Shutdown()
 }
 
+// ownVolumes hides all PersistentVolumes but ours from the library's work. It
+// would put its finalizer on each that bears the provisioner's name, also on those
+// of another instance, or of the program that Berth takes the place of, where
+// nobody would ever remove it.
+type ownVolumes struct {
+	cache.SharedIndexInformer
+	provisioner *provisioner
+}
+
+func (o ownVolumes) AddEventHandlerWithResyncPeriod(h cache.ResourceEventHandler, resync time.Duration) (cache.ResourceEventHandlerRegistration, error) {
+	ours := func(object any) bool {
+		if deleted, ok := object.(cache.DeletedFinalStateUnknown); ok {
+			object = deleted.Obj
+		}
+		pv, ok := object.(*v1.PersistentVolume)
+		return ok && o.provisioner.poolOf(pv) != nil
+	}
+	return o.SharedIndexInformer.AddEventHandlerWithResyncPeriod(cache.FilteringResourceEventHandler{FilterFunc: ours, Handler: h}, resync)
+}
+
 func stripManagedFields(object any) (any, error) {
 	if o, err := meta.Accessor(object); err == nil {
 		o.SetManagedFields(nil)
@@ -73,19 +94,21 @@ func stripManagedFields(object any) (any, error) {
 	return object, nil
 }
 
-// markPublished is called for each PersistentVolume that appears, and once for
-// each that is there at the start.
+// markPublished is called for each PersistentVolume that appears or changes, and
+// once for each that is there at the start.
 func (f *FrontEnd) markPublished(ctx context.Context, p *provisioner) func(any) {
 	return func(object any) {
 		pv, ok := object.(*v1.PersistentVolume)
 		if !ok {
 			return
 		}
-		pool, name := p.ours(pv)
-		if pool == nil || pv.Name != name.String() {
+		pool := p.poolOf(pv)
+		name, err := volumeOf(pv)
+		if pool == nil || err != nil {
 			return
 		}
-		// If it fails, the scavenger still asks whether there is a PersistentVolume.
+		// If it fails it is tried again when the PersistentVolume is bound, and at
+		// each resync; meanwhile the scavenger asks whether there is one.
 		if err := pool.Volumes.MarkPublished(ctx, name); err != nil && !errors.Is(err, volume.ErrNotFound) && ctx.Err() == nil {
 			f.o.Log.Warn("cannot record that a PersistentVolume exists", "volume", name, "err", err)
 		}

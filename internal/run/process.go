@@ -1,5 +1,5 @@
 // Package run is the only place where Berth starts other programs: arguments as
-// a list and never through a shell, messages in English, and no program outlives
+// a list and never as a shell's text, messages in English, and no program outlives
 // the Berth that started it.
 package run
 
@@ -41,7 +41,13 @@ type Command struct {
 	Args []string
 	Env  []string          // added to Berth's own, as NAME=value
 	Line func(line string) // is given each line of its output, standard and error
+	// ChangesUser: the program gives up root. With that the kernel forgets that it
+	// has to die with Berth (prctl(2), PR_SET_PDEATHSIG), so a shell looks after it.
+	ChangesUser bool
 }
+
+// guard runs a program, and ends it when it is itself told to end.
+const guard = `trap 'kill "$child"; wait "$child"; exit' TERM; "$@" & child=$!; wait "$child"`
 
 // Process is a program that was started.
 type Process struct {
@@ -54,11 +60,14 @@ type Process struct {
 // Start starts c. It is killed with SIGKILL when Berth dies, also when Berth is
 // itself killed in a way that it cannot notice.
 func Start(c Command) (*Process, error) {
-	cmd := exec.Command(c.Path, c.Args...)
+	cmd, death := exec.Command(c.Path, c.Args...), syscall.SIGKILL
+	if c.ChangesUser {
+		cmd, death = exec.Command("/bin/sh", append([]string{"-c", guard, "sh", c.Path}, c.Args...)...), syscall.SIGTERM
+	}
 	cmd.Env = append(append(os.Environ(), "LC_ALL=C"), c.Env...)
 	// A process group of its own, so that a terminal's Ctrl-C reaches Berth only,
 	// which then stops its programs in order.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: death, Setpgid: true}
 	output, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, fmt.Errorf("starting %s: %w", c.Path, err)
@@ -139,7 +148,7 @@ func (p *Process) signal(s syscall.Signal) error {
 		return nil
 	default:
 	}
-	if err := syscall.Kill(p.pid, s); err != nil && !errors.Is(err, syscall.ESRCH) {
+	if err := syscall.Kill(-p.pid, s); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return fmt.Errorf("signal to process %d: %w", p.pid, err)
 	}
 	return nil

@@ -78,7 +78,7 @@ func TestCreateGoesOnAfterAFailure(t *testing.T) {
 		{"backend fails after the record", func(f *fixture) { f.backend.cutOff = errDisk }, errDisk, map[string]volume.State{"pvc-1": volume.StateCreating}},
 		{"record cannot be read", func(f *fixture) { f.journal.fail(errDisk, "Get pvc-1") }, errDisk, nil},
 		{"server is away", func(f *fixture) { f.journal.fail(export.ErrUnavailable, "Publish 1") }, volume.ErrBusy, map[string]volume.State{"pvc-1": volume.StateReady}},
-		{"server refuses", func(f *fixture) { f.journal.fail(export.ErrRefused, "Publish 1") }, volume.ErrConflict, map[string]volume.State{"pvc-1": volume.StateReady}},
+		{"server refuses", func(f *fixture) { f.journal.fail(export.ErrRefused, "Publish 1") }, export.ErrRefused, map[string]volume.State{"pvc-1": volume.StateReady}},
 		{"server does not answer", func(f *fixture) { f.journal.fail(errDisk, "Publish 1") }, volume.ErrUnknown, map[string]volume.State{"pvc-1": volume.StateReady}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -46,7 +46,7 @@ func TestDeleteGoesOnAfterAFailure(t *testing.T) {
 		// A record that cannot be read is not a missing one.
 		{"record cannot be read", "Get pvc-1", errDisk, errDisk, exported},
 		{"server is away", "Withdraw 1", export.ErrUnavailable, volume.ErrBusy, exported},
-		{"server refuses", "Withdraw 1", export.ErrRefused, volume.ErrConflict, exported},
+		{"server refuses", "Withdraw 1", export.ErrRefused, export.ErrRefused, exported},
 		{"server does not answer", "Withdraw 1", errDisk, volume.ErrUnknown, exported},
 		{"backend is busy", "Discard pvc-1", volume.ErrBusy, volume.ErrBusy, nil},
 		{"backend fails", "Discard pvc-1", errDisk, errDisk, nil},

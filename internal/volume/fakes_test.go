@@ -258,6 +258,17 @@ func (f *fixture) pool() volume.Pool {
 	}
 }
 
+// run purges in the background until the test ends, or stop is called and has
+// waited for what is being worked on.
+func (f *fixture) run(t *testing.T) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { f.Run(ctx) })
+	stop = func() { cancel(); running.Wait() }
+	t.Cleanup(stop)
+	return stop
+}
+
 // spec is what a claim asks for; the Manager fills in the export.
 func spec(t testing.TB, name string) volume.Spec {
 	t.Helper()

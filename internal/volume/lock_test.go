@@ -25,6 +25,16 @@ func gate(f *fixture, held string) (open func()) {
 	return func() { close(opened) }
 }
 
+// startCreating begins to make pvc-1, and returns when that goes no further.
+func startCreating(t *testing.T, f *fixture) {
+	go func() {
+		if _, err := f.Create(t.Context(), spec(t, "pvc-1")); err != nil {
+			t.Error(err)
+		}
+	}()
+	synctest.Wait()
+}
+
 func TestOneOperationAtATimeWorksOnAVolume(t *testing.T) {
 	n := parseName(t, "pvc-1")
 	for name, second := range map[string]func(context.Context, *fixture) error{
@@ -39,8 +49,7 @@ func TestOneOperationAtATimeWorksOnAVolume(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := newFixture(t)
 				open := gate(f, "Create pvc-1")
-				go f.create(t, "pvc-1")
-				synctest.Wait()
+				startCreating(t, f)
 				ended := false
 				go func() {
 					if err := second(t.Context(), f); err != nil {
@@ -67,11 +76,11 @@ func TestDifferentVolumesDoNotWaitForEachOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t)
 		open := gate(f, "Create pvc-1")
-		go f.create(t, "pvc-1")
-		synctest.Wait()
+		startCreating(t, f)
 		f.create(t, "pvc-2")
 		f.delete(t, "pvc-2")
 		open()
+		synctest.Wait()
 	})
 }
 
@@ -90,8 +99,7 @@ func TestWaitingForAVolumeEndsWithTheContext(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := newFixture(t)
 				open := gate(f, "Create pvc-1")
-				go f.create(t, "pvc-1")
-				synctest.Wait()
+				startCreating(t, f)
 				ctx, cancel := context.WithCancelCause(t.Context())
 				time.AfterFunc(time.Minute, func() { cancel(errStop) })
 				if err := call(ctx, f); !errors.Is(err, errStop) {
@@ -129,9 +137,7 @@ func TestBackendIsNeverCalledTwiceAtOnceForAVolume(t *testing.T) {
 			delete(busy, on)
 			return nil
 		})
-		ctx, stop := context.WithCancel(t.Context())
-		defer stop()
-		go f.Run(ctx)
+		f.run(t)
 		names := []string{"pvc-1", "pvc-2", "pvc-3"}
 		never := func(context.Context, volume.Volume) (bool, error) { return false, nil }
 		var callers sync.WaitGroup
@@ -143,11 +149,11 @@ func TestBackendIsNeverCalledTwiceAtOnceForAVolume(t *testing.T) {
 					var err error
 					switch random.IntN(4) {
 					case 0, 1:
-						_, err = f.Create(ctx, spec(t, name))
+						_, err = f.Create(t.Context(), spec(t, name))
 					case 2:
-						err = f.Delete(ctx, parseName(t, name), cluster)
+						err = f.Delete(t.Context(), parseName(t, name), cluster)
 					default:
-						_, err = f.Scavenge(ctx, cluster, 0, never)
+						_, err = f.Scavenge(t.Context(), cluster, 0, never)
 					}
 					if err != nil && !errors.Is(err, volume.ErrBusy) {
 						t.Error(err)

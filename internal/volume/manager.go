@@ -32,11 +32,14 @@ type Manager struct {
 	names nameLock
 	purge *purger
 	now   func() time.Time
+	// unusable are volumes whose records name an export id of another volume:
+	// whatever is done by that id is done to the other. Recover fills it in.
+	unusable map[Name]error
 }
 
 // NewManager makes the Manager of p. Recover comes first, then everything else.
 func NewManager(p Pool) *Manager {
-	m := &Manager{pool: p, now: time.Now}
+	m := &Manager{pool: p, now: time.Now, unusable: make(map[Name]error)}
 	m.meter, _ = p.Backend.(Meter)
 	m.purge = newPurger(m.purgeOne, p.Log)
 	if m.pool.Observe == nil {
@@ -63,7 +66,7 @@ func (m *Manager) Create(ctx context.Context, s Spec) (v Volume, err error) {
 	}
 	defer unlock()
 
-	v, err = m.pool.Backend.Get(ctx, s.Name)
+	v, err = m.get(ctx, s.Name)
 	switch {
 	case errors.Is(err, ErrNotFound):
 		v, err = m.createNew(ctx, s)
@@ -86,6 +89,14 @@ func (m *Manager) Create(ctx context.Context, s Spec) (v Volume, err error) {
 		return Volume{}, fmt.Errorf("exporting volume %s: %w", s.Name, serverError(err))
 	}
 	return v, nil
+}
+
+// get reads the record of n, unless it cannot be trusted.
+func (m *Manager) get(ctx context.Context, n Name) (Volume, error) {
+	if err := m.unusable[n]; err != nil {
+		return Volume{}, fmt.Errorf("%w: volume %s is left alone until its record is corrected and Berth started again: %w", ErrConflict, n, err)
+	}
+	return m.pool.Backend.Get(ctx, n)
 }
 
 func (m *Manager) createNew(ctx context.Context, s Spec) (Volume, error) {
@@ -123,12 +134,15 @@ func (m *Manager) createNew(ctx context.Context, s Spec) (Volume, error) {
 // volume without a record is gone already, which is success.
 func (m *Manager) Delete(ctx context.Context, n Name, cluster string) (err error) {
 	defer m.observe("delete", &err)()
+	if m.purge.has(n) {
+		return nil // and not wait for a purge that may take hours
+	}
 	unlock, err := m.names.lock(ctx, n)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	v, err := m.pool.Backend.Get(ctx, n)
+	v, err := m.get(ctx, n)
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
@@ -165,12 +179,15 @@ func (m *Manager) purgeOne(ctx context.Context, n Name) (err error) {
 		return err
 	}
 	defer unlock()
-	v, err := m.pool.Backend.Get(ctx, n)
+	v, err := m.get(ctx, n)
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return err
+	}
+	if v.State != StateDiscarded {
+		return nil // purged before, and made again since
 	}
 	if err := m.pool.Backend.Purge(ctx, n); err != nil && !errors.Is(err, ErrNotFound) {
 		return err
@@ -182,6 +199,9 @@ func (m *Manager) purgeOne(ctx context.Context, n Name) (err error) {
 // MarkPublished records that a PersistentVolume of n was seen. From then on the
 // volume is never scavenged.
 func (m *Manager) MarkPublished(ctx context.Context, n Name) error {
+	if m.purge.has(n) {
+		return nil
+	}
 	unlock, err := m.names.lock(ctx, n)
 	if err != nil {
 		return err
@@ -220,7 +240,7 @@ func serverError(err error) error {
 	case errors.Is(err, export.ErrUnavailable):
 		return fmt.Errorf("%w: %w", ErrBusy, err)
 	case errors.Is(err, export.ErrRefused):
-		return fmt.Errorf("%w: %w", ErrConflict, err)
+		return err // it says what it is; asking again helps once the cause is removed
 	default:
 		return fmt.Errorf("%w: %w", ErrUnknown, err)
 	}

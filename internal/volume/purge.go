@@ -20,17 +20,46 @@ type purger struct {
 	log   *slog.Logger
 
 	mu      sync.Mutex
-	waiting []Name
-	wake    chan struct{} // holds one token while waiting may have names
+	pending map[Name]bool // waiting, being purged, or to be tried again
+	waiting []purgeJob
+	wake    chan struct{} // holds one token while waiting may have jobs
+}
+
+type purgeJob struct {
+	name  Name
+	retry time.Duration // the pause after it fails
 }
 
 func newPurger(purge func(context.Context, Name) error, log *slog.Logger) *purger {
-	return &purger{purge: purge, log: log, wake: make(chan struct{}, 1)}
+	return &purger{purge: purge, log: log, pending: make(map[Name]bool), wake: make(chan struct{}, 1)}
 }
 
 func (p *purger) add(n Name) {
 	p.mu.Lock()
-	p.waiting = append(p.waiting, n)
+	known := p.pending[n]
+	p.pending[n] = true
+	p.mu.Unlock()
+	if !known {
+		p.queue(purgeJob{n, purgeRetryMin})
+	}
+}
+
+// has says whether n is discarded and will be purged without being asked for.
+func (p *purger) has(n Name) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.pending[n]
+}
+
+func (p *purger) done(n Name) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.pending, n)
+}
+
+func (p *purger) queue(j purgeJob) {
+	p.mu.Lock()
+	p.waiting = append(p.waiting, j)
 	p.mu.Unlock()
 	p.signal()
 }
@@ -42,18 +71,18 @@ func (p *purger) signal() {
 	}
 }
 
-func (p *purger) take() (Name, bool) {
+func (p *purger) take() (purgeJob, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.waiting) == 0 {
-		return Name{}, false
+		return purgeJob{}, false
 	}
-	n := p.waiting[0]
+	j := p.waiting[0]
 	p.waiting = p.waiting[1:]
 	if len(p.waiting) > 0 {
 		p.signal() // for the other workers
 	}
-	return n, true
+	return j, true
 }
 
 func (p *purger) run(ctx context.Context) {
@@ -72,25 +101,25 @@ func (p *purger) work(ctx context.Context) {
 		case <-p.wake:
 		}
 		for ctx.Err() == nil {
-			n, ok := p.take()
+			j, ok := p.take()
 			if !ok {
 				break
 			}
-			p.one(ctx, n, purgeRetryMin)
+			p.one(ctx, j)
 		}
 	}
 }
 
-// one purges n, and tries again later if that fails, without holding a worker.
-func (p *purger) one(ctx context.Context, n Name, retry time.Duration) {
-	err := p.purge(ctx, n)
-	if err == nil || ctx.Err() != nil {
+// one does j, and queues it again for later if that fails.
+func (p *purger) one(ctx context.Context, j purgeJob) {
+	err := p.purge(ctx, j.name)
+	if err == nil {
+		p.done(j.name)
 		return
 	}
-	p.log.Warn("cannot free the space of a deleted volume yet", "volume", n, "retryIn", retry, "err", err)
-	time.AfterFunc(retry, func() {
-		if ctx.Err() == nil {
-			p.one(ctx, n, min(2*retry, purgeRetryMax))
-		}
-	})
+	if ctx.Err() != nil {
+		return
+	}
+	p.log.Warn("cannot free the space of a deleted volume yet", "volume", j.name, "retryIn", j.retry, "err", err)
+	time.AfterFunc(j.retry, func() { p.queue(purgeJob{j.name, min(2*j.retry, purgeRetryMax)}) })
 }

@@ -28,6 +28,7 @@ func (m *Manager) Recover(ctx context.Context) ([]export.Export, error) {
 		if err := m.pool.IDs.Reserve(v.Export.ID); err != nil {
 			m.pool.Log.Error("a volume cannot be exported: two records name one export id; remove or correct one of them",
 				"volume", v.Name, "err", err)
+			m.unusable[v.Name] = err
 			continue
 		}
 		switch v.State {
@@ -90,7 +91,7 @@ func (m *Manager) scavenge(ctx context.Context, n Name, cluster string, grace ti
 	}
 	defer unlock()
 	// Read again under the lock: it may have been published meanwhile.
-	v, err := m.pool.Backend.Get(ctx, n)
+	v, err := m.get(ctx, n)
 	if errors.Is(err, ErrNotFound) {
 		return false, nil
 	}
@@ -101,5 +102,6 @@ func (m *Manager) scavenge(ctx context.Context, n Name, cluster string, grace ti
 		return false, err
 	}
 	m.pool.Log.Info("discarding a volume that was made but never handed out, its claim is gone", "volume", n, "claim", v.Claim)
-	return true, m.discard(ctx, v)
+	err = m.discard(ctx, v)
+	return err == nil, err
 }

@@ -7,19 +7,22 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
 
 // Program builds the program at path below the repository (as "cmd/berth") into
-// folder and gives the path of the binary.
+// folder and gives the path of the binary. It has the race detector if the caller has.
 func Program(ctx context.Context, folder, path string) (string, error) {
 	_, file, _, ok := runtime.Caller(0)
 	if !ok {
@@ -29,20 +32,50 @@ func Program(ctx context.Context, folder, path string) (string, error) {
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", binary, "./"+path)
 	build.Dir = filepath.Dir(filepath.Dir(filepath.Dir(file)))
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if raceDetector {
+		build.Env = append(os.Environ(), "CGO_ENABLED=1", "GOFLAGS="+strings.TrimSpace(os.Getenv("GOFLAGS")+" -race"))
+	}
 	if output, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building %s: %w\n%s", path, err, output)
 	}
 	return binary, nil
 }
 
-// FreePort gives a TCP port on loopback that nothing listens at now.
+// FreePort gives a TCP port on loopback that nothing listens at now, and each time
+// another one. It is below those that the kernel gives to outgoing connections:
+// one of these would otherwise get it while the server that has it is being restarted.
 func FreePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	const first = 21_000 // above the fixed ports of NFSv3's side protocols
+	limit, err := firstEphemeralPort()
 	if err != nil {
 		return 0, err
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	for range limit - first {
+		port := first + int((portSeed+portsGiven.Add(1))%uint32(limit-first))
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err == nil {
+			return port, l.Close()
+		}
+	}
+	return 0, fmt.Errorf("no port from %d to %d is free", first, limit-1)
+}
+
+// Two processes begin at different places, and none gives a port twice.
+var (
+	portSeed   = rand.Uint32()
+	portsGiven atomic.Uint32
+)
+
+// firstEphemeralPort is the first of the ports that the kernel chooses itself; see ip(7).
+func firstEphemeralPort() (first int, err error) {
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	if err == nil {
+		_, err = fmt.Sscan(string(text), &first)
+	}
+	if err == nil && first <= 22_000 {
+		err = fmt.Errorf("the kernel's own ports begin at %d: there are no others to test with", first)
+	}
+	return first, err
 }
 
 // Process is a program under test.

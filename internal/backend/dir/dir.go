@@ -4,10 +4,11 @@
 // A root looks like this; everything in .berth is Berth's and never exported:
 //
 //	<root>/<path of a volume>
-//	<root>/.berth/identity              which pool this is
-//	<root>/.berth/lock                  held by the one process that works here
-//	<root>/.berth/volumes/<name>.json   the records
-//	<root>/.berth/trash/<name>          discarded volumes until they are purged
+//	<root>/.berth/identity                   which pool this is
+//	<root>/.berth/lock                       held by the one process that works here
+//	<root>/.berth/volumes/<name>.json        the records
+//	<root>/.berth/volumes/<name>.discarded   those of discarded volumes
+//	<root>/.berth/trash/<name>               discarded volumes until they are purged
 //
 // There is no limit on what a volume's directory takes up yet: its size is
 // advisory, as with the predecessors' default.
@@ -37,11 +38,13 @@ const Private = ".berth"
 type Backend struct {
 	path     string
 	identity string
+	isNew    bool
 	lock     *os.File
 	// Both stay open, so that a file system unmounted underneath or a renamed
 	// root is not taken for an empty pool.
 	root    *os.Root
 	rootDir *os.File
+	trash   *os.File
 	records recordStore
 }
 
@@ -86,8 +89,11 @@ func Open(ctx context.Context, root string, o Options) (_ *Backend, err error) {
 	if b.lock, err = acquire(ctx, b.root, root, o.Wait); err != nil {
 		return nil, err
 	}
-	if b.identity, err = loadIdentity(b.root); err != nil {
+	if b.identity, b.isNew, err = loadIdentity(b.root); err != nil {
 		return nil, err
+	}
+	if b.trash, err = b.root.Open(Private + "/trash"); err != nil {
+		return nil, fmt.Errorf("pool root: %w", err)
 	}
 	b.records, err = openRecords(b.root)
 	return b, err
@@ -102,6 +108,9 @@ func (b *Backend) Close() error {
 	if b.records.dir != nil {
 		errs = append(errs, b.records.Close())
 	}
+	if b.trash != nil {
+		errs = append(errs, b.trash.Close())
+	}
 	if b.rootDir != nil {
 		errs = append(errs, b.rootDir.Close())
 	}
@@ -114,30 +123,33 @@ func (b *Backend) Close() error {
 // Identity is the pool's own name, a UUID made when the root was first opened.
 func (b *Backend) Identity() string { return b.identity }
 
-func loadIdentity(root *os.Root) (string, error) {
+// New says whether the pool was made by Open: the root held none before.
+func (b *Backend) New() bool { return b.isNew }
+
+func loadIdentity(root *os.Root) (identity string, isNew bool, err error) {
 	const file = Private + "/identity"
 	text, err := root.ReadFile(file)
 	if id := strings.TrimSpace(string(text)); err == nil && id != "" {
-		return id, nil
+		return id, false, nil
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("pool identity: %w", err)
+		return "", false, fmt.Errorf("pool identity: %w", err)
 	}
 	var u [16]byte
 	if _, err := rand.Read(u[:]); err != nil {
-		return "", fmt.Errorf("pool identity: %w", err)
+		return "", false, fmt.Errorf("pool identity: %w", err)
 	}
 	u[6], u[8] = u[6]&0x0f|0x40, u[8]&0x3f|0x80 // version 4, RFC 9562
 	id := fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
 	private, err := root.OpenRoot(Private)
 	if err != nil {
-		return "", fmt.Errorf("pool identity: %w", err)
+		return "", false, fmt.Errorf("pool identity: %w", err)
 	}
 	defer private.Close()
 	if err := writeFile(private, "identity", []byte(id+"\n")); err != nil {
-		return "", fmt.Errorf("pool identity: %w", err)
+		return "", false, fmt.Errorf("pool identity: %w", err)
 	}
-	return id, nil
+	return id, true, nil
 }
 
 // Create implements volume.Backend.
@@ -152,6 +164,7 @@ func (b *Backend) Create(ctx context.Context, s volume.Spec) (volume.Volume, err
 		return volume.Volume{}, fmt.Errorf("%w: volume %s: a directory pool cannot copy another volume yet", volume.ErrUnsupported, s.Name)
 	}
 	v, err := b.Get(ctx, s.Name)
+	begun := err == nil // by an earlier call
 	switch {
 	case errors.Is(err, volume.ErrNotFound):
 		if err := b.refuseForeign(s); err != nil {
@@ -171,11 +184,29 @@ func (b *Backend) Create(ctx context.Context, s volume.Spec) (volume.Volume, err
 	case v.State == volume.StateReady:
 		return v, nil
 	}
+	ready, err := b.finish(v)
+	if errors.Is(err, volume.ErrNoSpace) && !begun {
+		err = errors.Join(err, b.undo(v))
+	}
+	return ready, err
+}
+
+// finish makes what v's record announces.
+func (b *Backend) finish(v volume.Volume) (volume.Volume, error) {
 	if err := b.makeTree(v); err != nil {
-		return volume.Volume{}, fmt.Errorf("volume %s: %w", s.Name, noSpace(err))
+		return volume.Volume{}, fmt.Errorf("volume %s: %w", v.Name, noSpace(err))
 	}
 	v.State = volume.StateReady
 	return b.save(v)
+}
+
+// undo takes back what little of v could be made on a full file system. What it
+// cannot remove stays "creating", as after a crash.
+func (b *Backend) undo(v volume.Volume) error {
+	if err := b.root.Remove(v.Path.String()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("volume %s: %w", v.Name, err)
+	}
+	return b.records.remove(v.Name, recordSuffix)
 }
 
 // refuseForeign looks for something at the volume's path that no record names.
@@ -292,20 +323,15 @@ func (b *Backend) Discard(ctx context.Context, n volume.Name) error {
 	if v.State != volume.StateDiscarded {
 		// First the record: after a crash here the next Discard, or Recover,
 		// knows that the directory has to go.
-		v.State = volume.StateDiscarded
-		if v, err = b.save(v); err != nil {
+		if err := b.records.discard(n); err != nil {
 			return err
 		}
+	} else if _, err := b.root.Lstat(trash(n)); err == nil {
+		return nil // done before; what lies at its path since then is another thing
 	}
-	return b.toTrash(v)
-}
-
-// toTrash moves v's directory to the trash. It may be there already, or may
-// never have been made.
-func (b *Backend) toTrash(v volume.Volume) error {
-	err := b.root.Rename(v.Path.String(), trash(v.Name))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("volume %s: moving it to the trash: %w", v.Name, err)
+	// The directory may never have been made.
+	if err := b.root.Rename(v.Path.String(), trash(n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("volume %s: moving it to the trash: %w", n, err)
 	}
 	return nil
 }
@@ -321,15 +347,11 @@ func (b *Backend) Purge(ctx context.Context, n volume.Name) error {
 	if v.State != volume.StateDiscarded {
 		return fmt.Errorf("%w: volume %s is %s, not discarded", volume.ErrConflict, n, v.State)
 	}
-	if err := b.toTrash(v); err != nil {
-		return err
-	}
-	// RemoveAll goes by directory descriptors and follows no link in the tree.
-	if err := b.root.RemoveAll(trash(n)); err != nil {
+	if err := removeTree(ctx, b.trash, n.String()); err != nil {
 		return fmt.Errorf("volume %s: emptying the trash: %w", n, err)
 	}
 	// The record goes last: as long as there is one, there may be bytes to free.
-	return b.records.remove(n)
+	return b.records.remove(n, discardedSuffix)
 }
 
 // Capacity implements volume.Meter: the room of the file system that holds the root.

@@ -64,7 +64,9 @@ func acquire(ctx context.Context, root *os.Root, path string, wait func(Holder))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("pool root %s: lock: %w", path, err), f.Close())
 	}
-	return f, writeHolder(f)
+	// Who holds the lock is for people to read; a full disk must not stop anything.
+	_ = writeHolder(f)
+	return f, nil
 }
 
 func flock(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) }

@@ -12,9 +12,12 @@ import (
 )
 
 const (
-	recordSuffix  = ".json"
-	tempSuffix    = ".tmp"
-	recordVersion = 1
+	recordSuffix = ".json"
+	// A record is marked as discarded by its name: a rename needs no space, so that
+	// volumes can be deleted when the disk is full.
+	discardedSuffix = ".discarded"
+	tempSuffix      = ".tmp"
+	recordVersion   = 1
 )
 
 // record is the form of a record on disk.
@@ -66,6 +69,9 @@ func (s recordStore) names() ([]string, error) {
 func recordName(file string) (volume.Name, error) {
 	base, ok := strings.CutSuffix(file, recordSuffix)
 	if !ok {
+		base, ok = strings.CutSuffix(file, discardedSuffix)
+	}
+	if !ok {
 		return volume.Name{}, fmt.Errorf("%w: %q in the folder of records is not a record", volume.ErrForeign, file)
 	}
 	return volume.ParseName(base)
@@ -73,13 +79,21 @@ func recordName(file string) (volume.Name, error) {
 
 func (s recordStore) read(n volume.Name) (volume.Volume, error) {
 	text, err := s.dir.ReadFile(n.String() + recordSuffix)
+	discarded := errors.Is(err, fs.ErrNotExist)
+	if discarded {
+		text, err = s.dir.ReadFile(n.String() + discardedSuffix)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return volume.Volume{}, fmt.Errorf("%w: %s", volume.ErrNotFound, n)
 	}
 	if err != nil {
 		return volume.Volume{}, fmt.Errorf("record of volume %s: %w", n, err)
 	}
-	return parseRecord(n, text)
+	v, err := parseRecord(n, text)
+	if err == nil && discarded {
+		v.State = volume.StateDiscarded
+	}
+	return v, err
 }
 
 // parseRecord reads the record of n. One that was damaged or written by hand may
@@ -99,7 +113,7 @@ func parseRecord(n volume.Name, text []byte) (volume.Volume, error) {
 		return volume.Volume{}, fmt.Errorf("record of volume %s has no path", n)
 	}
 	switch r.State {
-	case volume.StateCreating, volume.StateReady, volume.StateDiscarded:
+	case volume.StateCreating, volume.StateReady:
 		return r.Volume, nil
 	default:
 		return volume.Volume{}, fmt.Errorf("record of volume %s has the unknown state %q", n, r.State)
@@ -117,8 +131,20 @@ func (s recordStore) write(v volume.Volume) error {
 	return nil
 }
 
-func (s recordStore) remove(n volume.Name) error {
-	if err := s.dir.Remove(n.String() + recordSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+// discard marks the record of n as that of a discarded volume.
+func (s recordStore) discard(n volume.Name) error {
+	err := s.dir.Rename(n.String()+recordSuffix, n.String()+discardedSuffix)
+	if err == nil {
+		err = syncFolder(s.dir)
+	}
+	if err != nil {
+		return fmt.Errorf("record of volume %s: %w", n, err)
+	}
+	return nil
+}
+
+func (s recordStore) remove(n volume.Name, suffix string) error {
+	if err := s.dir.Remove(n.String() + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("record of volume %s: %w", n, err)
 	}
 	return nil
@@ -139,6 +165,10 @@ func writeFile(dir *os.Root, name string, text []byte) error {
 	if err := dir.Rename(temp, name); err != nil {
 		return errors.Join(err, dir.Remove(temp))
 	}
+	return syncFolder(dir)
+}
+
+func syncFolder(dir *os.Root) error {
 	folder, err := dir.Open(".")
 	if err != nil {
 		return err

@@ -19,6 +19,7 @@ const (
 	exportManager   = "org.ganesha.nfsd.exportmgr"
 	exportObject    = dbus.ObjectPath("/org/ganesha/nfsd/ExportMgr")
 	invalidArgument = "org.freedesktop.DBus.Error.InvalidArgs"
+	invalidFile     = "org.freedesktop.DBus.Error.InvalidFileContent"
 	callTimeout     = 30 * time.Second
 )
 
@@ -53,6 +54,13 @@ func (b *bus) call(ctx context.Context, method string, args ...any) *dbus.Call {
 	return b.conn.Object(busName, exportObject).CallWithContext(ctx, exportManager+"."+method, 0, args...)
 }
 
+// refused says whether Ganesha itself said no. Other errors come from the bus or
+// the connection, for instance when Ganesha ends in the middle of a call.
+func refused(err error) bool {
+	e, ok := errors.AsType[dbus.Error](err)
+	return ok && (e.Name == invalidArgument || e.Name == invalidFile)
+}
+
 // add adds an export that is not there yet. Ganesha reads it from a file.
 func (b *bus) add(ctx context.Context, e export.Export) error {
 	return b.fromFile(ctx, "AddExport", e)
@@ -76,9 +84,8 @@ func (b *bus) fromFile(ctx context.Context, method string, e export.Export) erro
 	mark := b.log.mark()
 	var answer string
 	err = b.call(ctx, method, file, fmt.Sprintf("EXPORT(Export_Id=%d)", e.ID)).Store(&answer)
-	_, refused := errors.AsType[dbus.Error](err)
 	switch {
-	case refused:
+	case refused(err):
 		// The answer says no more than "InvalidFileContent"; the log has the cause.
 		return fmt.Errorf("%w: %s of %s: %w: %s", export.ErrRefused, method, e.Dir, err, b.log.since(mark))
 	case err != nil:
@@ -95,7 +102,7 @@ func (b *bus) fromFile(ctx context.Context, method string, e export.Export) erro
 func (b *bus) remove(ctx context.Context, id export.ID) error {
 	mark := b.log.mark()
 	err := b.call(ctx, "RemoveExport", uint16(id)).Err
-	if _, refused := errors.AsType[dbus.Error](err); !refused {
+	if !refused(err) {
 		return err
 	}
 	// The same error stands for "there is no such export" and for "it cannot be
@@ -109,7 +116,7 @@ func (b *bus) remove(ctx context.Context, id export.ID) error {
 
 func (b *bus) has(ctx context.Context, id export.ID) (bool, error) {
 	err := b.call(ctx, "DisplayExport", uint16(id)).Err
-	if refused, ok := errors.AsType[dbus.Error](err); ok && refused.Name == invalidArgument {
+	if refused(err) {
 		return false, nil
 	}
 	return err == nil, err

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/berth-storage/berth/internal/run"
@@ -63,11 +64,30 @@ type group struct {
 	processes []*run.Process // in order of their start
 	ganesha   *run.Process
 	names     map[*run.Process]string
+	last      map[*run.Process]*lastLine
+}
+
+// lastLine keeps what a program said last, which is often why it ended.
+type lastLine struct {
+	mu   sync.Mutex
+	text string
+}
+
+func (l *lastLine) set(text string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text = text
+}
+
+func (l *lastLine) get() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text
 }
 
 // start starts the processes. The group it returns is to be stopped, also with an error.
 func (s *Server) start(log *recentLines) (*group, error) {
-	g := &group{names: map[*run.Process]string{}}
+	g := &group{names: map[*run.Process]string{}, last: map[*run.Process]*lastLine{}}
 	plain := func(line string) { s.o.Log.Debug(line) }
 	if s.programs.rpcbind != "" {
 		if err := s.startNFSv3(g, plain); err != nil {
@@ -92,7 +112,8 @@ func (s *Server) start(log *recentLines) (*group, error) {
 	}
 	epoch, err := nextEpoch(filepath.Join(s.o.StateDir, "epoch"), time.Now())
 	if err != nil {
-		return g, err
+		// A full disk, most likely: the time serves unless it is the same second.
+		s.o.Log.Warn("the epoch of the NFS server is not kept", "err", err)
 	}
 	p, err := g.add("ganesha.nfsd", run.Command{
 		Path: s.programs.ganesha,
@@ -120,23 +141,26 @@ func nextEpoch(file string, now time.Time) (int64, error) {
 	epoch := now.Unix()
 	text, err := os.ReadFile(file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return 0, fmt.Errorf("epoch of the NFS server: %w", err)
+		return epoch, err
 	}
 	// A file that was torn by a power failure says nothing; the time has gone on.
 	if last, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil && last >= epoch {
 		epoch = last + 1
 	}
-	if err := os.WriteFile(file, fmt.Appendln(nil, epoch), 0o600); err != nil {
-		return 0, fmt.Errorf("epoch of the NFS server: %w", err)
-	}
-	return epoch, nil
+	return epoch, os.WriteFile(file, fmt.Appendln(nil, epoch), 0o600)
 }
 
 func (g *group) add(name string, c run.Command) (*run.Process, error) {
+	last, line := &lastLine{}, c.Line
+	c.Line = func(text string) {
+		last.set(text)
+		line(text)
+	}
 	p, err := run.Start(c)
 	if err != nil {
 		return nil, err
 	}
+	g.last[p] = last
 	g.processes = append(g.processes, p)
 	g.names[p] = name
 	return p, nil
@@ -165,9 +189,9 @@ func (g *group) ended() error {
 
 func (g *group) endOf(p *run.Process) error {
 	if err := p.Err(); err != nil {
-		return fmt.Errorf("%s ended: %w", g.names[p], err)
+		return fmt.Errorf("%s ended: %w: %s", g.names[p], err, g.last[p].get())
 	}
-	return fmt.Errorf("%s ended", g.names[p])
+	return fmt.Errorf("%s ended: %s", g.names[p], g.last[p].get())
 }
 
 // awaitListener waits until something listens at address.
@@ -206,7 +230,7 @@ func (s *Server) awaitServing(ctx context.Context, g *group, log *recentLines) (
 }
 
 // watch returns when a process has ended or the server has stopped answering.
-func (s *Server) watch(ctx context.Context, g *group) error {
+func (s *Server) watch(ctx context.Context, g *group, b *bus) error {
 	ended := make(chan *run.Process, len(g.processes))
 	for _, p := range g.processes {
 		go func() {
@@ -223,6 +247,8 @@ func (s *Server) watch(ctx context.Context, g *group) error {
 			return context.Cause(ctx)
 		case p := <-ended:
 			return g.endOf(p)
+		case <-b.conn.Context().Done():
+			return errors.New("the connection to the bus is lost")
 		case <-probe.C:
 		}
 		err := null(ctx, s.o.address(), probeTimeout)

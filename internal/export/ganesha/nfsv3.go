@@ -16,7 +16,7 @@ func (s *Server) startNFSv3(g *group, line func(string)) error {
 	if conn, err := net.Dial("tcp", rpcbindAddress); err == nil {
 		return conn.Close() // a host that has rpcbind looks after rpc.statd too
 	}
-	if _, err := g.add("rpcbind", run.Command{Path: s.programs.rpcbind, Args: []string{"-f"}, Line: line}); err != nil {
+	if _, err := g.add("rpcbind", run.Command{Path: s.programs.rpcbind, Args: []string{"-f"}, Line: line, ChangesUser: true}); err != nil {
 		return err
 	}
 	if err := awaitListener("tcp", rpcbindAddress, helperLimit); err != nil {
@@ -25,7 +25,7 @@ func (s *Server) startNFSv3(g *group, line func(string)) error {
 	_, err := g.add("rpc.statd", run.Command{
 		Path: s.programs.status,
 		Args: []string{"--foreground", "--no-notify", "--port", strconv.Itoa(statusPort)},
-		Line: line,
+		Line: line, ChangesUser: true,
 	})
 	return err
 }

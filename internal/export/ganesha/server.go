@@ -93,14 +93,23 @@ func New(o Options) (*Server, error) {
 	if err := os.RemoveAll(o.RunDir); err != nil {
 		return nil, fmt.Errorf("run folder of the NFS server: %w", err)
 	}
-	if err := os.MkdirAll(o.RunDir, 0o700); err != nil {
-		return nil, fmt.Errorf("run folder of the NFS server: %w", err)
-	}
 	// sun_path of unix(7) has 108 bytes.
 	if len(o.socket()) > 100 {
 		return nil, fmt.Errorf("run folder of the NFS server: %s is too long for a socket's path, choose a shorter one", o.RunDir)
 	}
-	return s, os.WriteFile(filepath.Join(o.RunDir, "bus.conf"), busConfig(o.socket()), 0o600)
+	return s, s.makeRunDir()
+}
+
+// makeRunDir is done at each start: what cleans up temporary files may have been there.
+func (s *Server) makeRunDir() error {
+	err := os.MkdirAll(s.o.RunDir, 0o700)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(s.o.RunDir, "bus.conf"), busConfig(s.o.socket()), 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("run folder of the NFS server: %w", err)
+	}
+	return nil
 }
 
 // checkPort says whether the port can be had. The server of a Berth that was just
@@ -155,6 +164,7 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
+			return nil
 		case <-time.After(wait):
 		}
 		wait = min(2*wait, restartMax)
@@ -168,6 +178,9 @@ func (s *Server) runOnce(ctx context.Context) error {
 	s.mu.Lock()
 	want := maps.Clone(s.want)
 	s.mu.Unlock()
+	if err := s.makeRunDir(); err != nil {
+		return err
+	}
 	have, err := s.writeConfig(want)
 	if err != nil {
 		return err
@@ -195,7 +208,7 @@ func (s *Server) runOnce(ctx context.Context) error {
 	s.setUp(inst)
 	defer s.setUp(nil)
 	s.o.Log.Info("the NFS server is serving", "address", s.o.address(), "exports", len(inst.have), "pid", group.ganesha.PID())
-	return s.watch(ctx, group)
+	return s.watch(ctx, group, b)
 }
 
 // writeConfig writes the configuration with all exports in it. One whose
@@ -321,7 +334,7 @@ func (s *Server) align(ctx context.Context, inst *instance) error {
 	s.mu.Unlock()
 	var failed []error
 	for id, e := range have {
-		if want[id] != e {
+		if w, wanted := want[id]; !wanted || w != e {
 			failed = append(failed, s.withdraw(ctx, inst, id))
 		}
 	}

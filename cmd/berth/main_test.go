@@ -1,0 +1,79 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/berth-storage/berth/internal/app"
+)
+
+// berth runs the program and gives what it prints.
+func berth(t *testing.T, args ...string) (out, logs string, err error) {
+	t.Helper()
+	var o, l strings.Builder
+	err = run(t.Context(), args, &o, &l)
+	return o.String(), l.String(), err
+}
+
+func TestRun(t *testing.T) {
+	const sample = "../../docs/samples/minimal.yaml"
+	absent := filepath.Join(t.TempDir(), "absent.yaml")
+	invalid := filepath.Join(t.TempDir(), "invalid.yaml")
+	if err := os.WriteFile(invalid, []byte("polls: []\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args string
+		out  string // what it prints; in full if it ends in a newline
+		err  string // in its error; "" for none
+	}{
+		{"berth version", app.Version + "\n", ""},
+		{"berth version 1", "", "unknown command"},
+		{"berth", "Usage:", ""},
+		{"berth --help", "nfs-provisioner", ""},
+		{"berth sevre", "", `unknown command "sevre"`},
+		{"berth --cofnig x", "", "unknown flag: --cofnig"},
+
+		{"berth config check " + sample, sample + " is valid\n", ""},
+		{"berth config check " + invalid, "", invalid + `: unknown key "polls", did you mean "pools"?`},
+		{"berth config check " + absent, "", "no such file"},
+		{"berth config check", "", "accepts 1 arg"},
+		{"berth config chek " + sample, "", `unknown command "chek"`},
+		{"berth config", "Usage:", ""},
+
+		{"berth serve --config " + absent, "", "configuration: open " + absent},
+		{"berth serve --config=" + invalid, "", `did you mean "pools"?`},
+		{"berth serve --confg " + sample, "", "unknown flag: --confg"},
+		{"berth serve " + sample, "", "unknown command"},
+
+		{"berth nfs-provisioner -help", "-root-squash", ""},
+		{"berth nfs-provisioner --help", "-root-squash", ""},
+		{"berth nfs-provisioner -h", "-root-squash", ""},
+		{"berth nfs-provisioner -provisoner=x", "", `did you mean "provisioner"?`},
+		{"berth nfs-provisioner -use-ganesha=false", "", "-run-server needs -use-ganesha"},
+		{"berth nfs-provisioner -export-root=" + absent + " -master=http://127.0.0.1:1", "", "pool root " + absent + " does not exist"},
+
+		// By the names of the programs that it takes the place of.
+		{"/nfs-provisioner -help", "-root-squash", ""},
+		{"nfs-provisioner -provisoner=x", "", `did you mean "provisioner"?`},
+		{"/usr/bin/nfs-provisioner version", "", `unexpected argument "version"`},
+	} {
+		t.Run(c.args, func(t *testing.T) {
+			out, logs, err := berth(t, strings.Fields(c.args)...)
+			switch {
+			case c.err == "" && err != nil:
+				t.Errorf("got error %v", err)
+			case c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)):
+				t.Errorf("got error %v, want one with %q", err, c.err)
+			case strings.HasSuffix(c.out, "\n") && out != c.out, !strings.Contains(out, c.out), c.out == "" && out != "":
+				t.Errorf("printed %q, want %q", out, c.out)
+			}
+			// main prints the error, once.
+			if logs != "" {
+				t.Errorf("printed to the log: %q", logs)
+			}
+		})
+	}
+}

@@ -1,0 +1,170 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/fake"
+	kubetest "k8s.io/client-go/testing"
+	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
+
+	"github.com/berth-storage/berth/internal/export"
+	"github.com/berth-storage/berth/internal/volume"
+)
+
+const (
+	clusterUID  = "cluster-1"
+	claimUID    = "9d9d5d0f"
+	volumeName  = "pvc-" + claimUID
+	provisioned = "example.com/nfs" // the provisioner's name
+)
+
+var errAPI = errors.New("the API server is away")
+
+// fakeVolumes is a pool's Manager that remembers what it was asked for.
+type fakeVolumes struct {
+	name string
+	fail error // of each call
+	// during is called in Create, if it is not nil.
+	during func(ctx context.Context)
+
+	mu        sync.Mutex
+	created   []volume.Spec
+	deleted   []string // name, space, cluster
+	published []string
+	scavenged []string // cluster, space, grace
+	wanted    volume.Wanted
+}
+
+// count gives how many times the pool was asked for what list holds.
+func (f *fakeVolumes) count(list *[]string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(*list)
+}
+
+func (f *fakeVolumes) Pool() string { return f.name }
+
+func (f *fakeVolumes) Create(ctx context.Context, s volume.Spec) (volume.Volume, error) {
+	if f.during != nil {
+		f.during(ctx)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.created = append(f.created, s)
+	if f.fail != nil {
+		return volume.Volume{}, f.fail
+	}
+	s.Export.ID, s.Export.Path = 7, "/exports/"+s.Name.String()
+	return volume.New(s, time.Now()), nil
+}
+
+func (f *fakeVolumes) Delete(_ context.Context, n volume.Name, cluster string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.deleted = append(f.deleted, n.String()+" "+cluster)
+	return f.fail
+}
+
+func (f *fakeVolumes) MarkPublished(_ context.Context, n volume.Name) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.published = append(f.published, n.String())
+	return f.fail
+}
+
+func (f *fakeVolumes) Scavenge(_ context.Context, cluster string, grace time.Duration, wanted volume.Wanted) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.scavenged = append(f.scavenged, cluster+" "+grace.String())
+	f.wanted = wanted
+	return 0, f.fail
+}
+
+// newPool makes a pool whose volumes are fake; its instance is "<name>-instance".
+func newPool(name string) (*Pool, *fakeVolumes) {
+	volumes := &fakeVolumes{name: name}
+	return &Pool{
+		Volumes: volumes, Instance: name + "-instance", Squash: export.SquashNone,
+		Owner: volume.Owner{UID: 1, GID: 2, Mode: 0o2770},
+	}, volumes
+}
+
+func newClaim() *v1.PersistentVolumeClaim {
+	return &v1.PersistentVolumeClaim{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: "data", UID: claimUID},
+		Spec: v1.PersistentVolumeClaimSpec{
+			AccessModes: []v1.PersistentVolumeAccessMode{v1.ReadWriteMany, v1.ReadOnlyMany},
+			Resources:   v1.VolumeResourceRequirements{Requests: v1.ResourceList{v1.ResourceStorage: resource.MustParse("1Gi")}},
+		},
+	}
+}
+
+func newClass() *storagev1.StorageClass {
+	return &storagev1.StorageClass{
+		ObjectMeta: metav1.ObjectMeta{Name: "berth"}, Provisioner: provisioned,
+		MountOptions: []string{"vers=4.1", "hard"},
+	}
+}
+
+func options(claim *v1.PersistentVolumeClaim, class *storagev1.StorageClass) controller.ProvisionOptions {
+	return controller.ProvisionOptions{StorageClass: class, PVName: volumeName, PVC: claim}
+}
+
+func newVolume(pool, instance, name string) *v1.PersistentVolume {
+	return &v1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{
+		Name: volumeName, Annotations: map[string]string{annInstance: instance, annVolume: pool + "/" + name},
+	}}
+}
+
+func newClient(objects ...runtime.Object) *fake.Clientset { return fake.NewSimpleClientset(objects...) }
+
+// failing makes each call of that verb and resource fail, as without an API server.
+func failing(client *fake.Clientset, verb, resource string) {
+	client.PrependReactor(verb, resource, func(kubetest.Action) (bool, runtime.Object, error) { return true, nil, errAPI })
+}
+
+// newProvisioner makes a provisioner whose server's address is "nfs".
+func newProvisioner(client *fake.Clientset, pools ...*Pool) *provisioner {
+	return &provisioner{
+		client: client, pools: pools, cluster: clusterUID,
+		address: newAddressResolver(client, "nfs", 2049, false, true), log: quiet(), observe: func(string, time.Duration, error) {},
+	}
+}
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+func parseName(t testing.TB, s string) volume.Name {
+	t.Helper()
+	n, err := volume.ParseName(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func claimOf(claim *v1.PersistentVolumeClaim) volume.Claim {
+	return volume.Claim{Namespace: claim.Namespace, Name: claim.Name, UID: string(claim.UID)}
+}
+
+func withUID(uid string) func(*v1.PersistentVolumeClaim) {
+	return func(c *v1.PersistentVolumeClaim) { c.UID = types.UID(uid) }
+}
+
+func boundTo(name string) func(*v1.PersistentVolumeClaim) {
+	return func(c *v1.PersistentVolumeClaim) { c.Spec.VolumeName = name }
+}
+
+func beingDeleted(c *v1.PersistentVolumeClaim) {
+	c.DeletionTimestamp, c.Finalizers = new(metav1.Now()), []string{"kubernetes.io/pvc-protection"}
+}

@@ -1,0 +1,189 @@
+package volume_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/berth-storage/berth/internal/export"
+	"github.com/berth-storage/berth/internal/volume"
+)
+
+// restart is a new process that recovers, up to the point where it serves.
+func (f *fixture) restart(t *testing.T) {
+	t.Helper()
+	f.open(t)
+	want, err := f.Recover(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.ids.Compact(); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.server.Sync(t.Context(), want); err != nil {
+		t.Fatal(err)
+	}
+	f.journal.take()
+}
+
+func TestRecoverWantsTheExportsOfReadyVolumes(t *testing.T) {
+	f := newFixture(t)
+	first, second := f.create(t, "pvc-1"), f.create(t, "pvc-2")
+	f.create(t, "pvc-creating")
+	f.change(t, "pvc-creating", func(v *volume.Volume) { v.State = volume.StateCreating })
+	f.create(t, "pvc-discarded")
+	f.delete(t, "pvc-discarded")
+	f.open(t)
+	got, err := f.Recover(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]export.Export{first.AsExport(), second.AsExport()}, got); diff != "" {
+		t.Errorf("exports (-want +got):\n%s", diff)
+	}
+}
+
+func TestRecoverEndsDeletionsThatWereCutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, 1)
+		f.create(t, "pvc-1")
+		f.delete(t, "pvc-1") // and the process ends before the purge
+		f.journal.take()
+		f.open(t)
+		if _, err := f.Recover(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		f.run(t)
+		synctest.Wait()
+		// Discarded again: the crash may have come in the middle of that.
+		wantCalls(t, f, "Discard pvc-1", "Purge pvc-1")
+		wantStates(t, f, nil)
+		if _, err := f.ids.Take(); err != nil {
+			t.Errorf("the export id is not free after the purge: %v", err)
+		}
+	})
+}
+
+func TestRecoverGoesOnWhenADeletionCannotBeEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		for _, name := range []string{"pvc-1", "pvc-2", "pvc-3"} {
+			f.create(t, name)
+		}
+		f.delete(t, "pvc-1")
+		f.delete(t, "pvc-2")
+		f.journal.fail(errDisk, "Discard pvc-1")
+		f.restart(t)
+		wantExports(t, f, map[export.ID]string{3: "/exports/pvc-3"})
+		f.run(t)
+		synctest.Wait()
+		// What is not out of clients' sight for certain is not purged.
+		wantStates(t, f, map[string]volume.State{"pvc-1": volume.StateDiscarded, "pvc-3": volume.StateReady})
+		if !strings.Contains(f.logged.text(), "volume=pvc-1") {
+			t.Errorf("the log does not name pvc-1: %s", f.logged.text())
+		}
+	})
+}
+
+// As after a crash between Withdraw and Discard.
+func TestRecoverExportsWhatWasWithdrawnButNotDiscarded(t *testing.T) {
+	f := newFixture(t)
+	f.create(t, "pvc-1")
+	f.journal.fail(errDisk, "Discard pvc-1")
+	if err := f.Delete(t.Context(), parseName(t, "pvc-1"), cluster); !errors.Is(err, errDisk) {
+		t.Fatalf("got error %v, want %v", err, errDisk)
+	}
+	f.restart(t)
+	wantExports(t, f, map[export.ID]string{1: "/exports/pvc-1"})
+}
+
+func TestRecordsThatCannotBeReadAreReportedAndSkipped(t *testing.T) {
+	f := newFixture(t)
+	f.create(t, "pvc-1")
+	f.backend.unreadable = []error{errors.New("record of volume pvc-torn is damaged")}
+	f.restart(t)
+	wantExports(t, f, map[export.ID]string{1: "/exports/pvc-1"})
+	if !strings.Contains(f.logged.text(), "pvc-torn") {
+		t.Errorf("the log does not name pvc-torn: %s", f.logged.text())
+	}
+}
+
+func TestExportIDsOfRecordsAreNotGivenOutAgain(t *testing.T) {
+	for _, state := range []volume.State{volume.StateCreating, volume.StateReady, volume.StateDiscarded} {
+		t.Run(string(state), func(t *testing.T) {
+			f := newFixture(t, 1, 2)
+			f.create(t, "pvc-1")
+			f.change(t, "pvc-1", func(v *volume.Volume) { v.State = state })
+			f.restart(t)
+			for {
+				id, err := f.ids.Take()
+				if errors.Is(err, export.ErrNoIDs) {
+					break
+				}
+				if id == 1 || err != nil {
+					t.Fatalf("took %d, %v", id, err)
+				}
+			}
+		})
+	}
+}
+
+// twoOfOneID makes pvc-1 and pvc-2, whose record names pvc-1's export id, as
+// after a record was copied by hand, and starts again.
+func twoOfOneID(t *testing.T) *fixture {
+	f := newFixture(t)
+	f.create(t, "pvc-1")
+	f.create(t, "pvc-2")
+	f.change(t, "pvc-2", func(v *volume.Volume) { v.Export.ID = 1 })
+	f.restart(t)
+	return f
+}
+
+func TestOfTwoRecordsWithOneExportIDTheSecondIsReportedAndNotExported(t *testing.T) {
+	f := twoOfOneID(t)
+	wantExports(t, f, map[export.ID]string{1: "/exports/pvc-1"})
+	if !strings.Contains(f.logged.text(), "volume=pvc-2") || strings.Contains(f.logged.text(), "volume=pvc-1") {
+		t.Errorf("the log does not name pvc-2 alone: %s", f.logged.text())
+	}
+}
+
+// Its export id is the other volume's: nothing may be done by it.
+func TestOfTwoRecordsWithOneExportIDTheSecondIsLeftAlone(t *testing.T) {
+	f := twoOfOneID(t)
+	n := parseName(t, "pvc-2")
+	if _, err := f.Create(t.Context(), spec(t, "pvc-2")); !errors.Is(err, volume.ErrConflict) {
+		t.Errorf("Create: got error %v, want %v", err, volume.ErrConflict)
+	}
+	if err := f.Delete(t.Context(), n, cluster); !errors.Is(err, volume.ErrConflict) {
+		t.Errorf("Delete: got error %v, want %v", err, volume.ErrConflict)
+	}
+	never := func(context.Context, volume.Volume) (bool, error) { return false, nil }
+	f.change(t, "pvc-1", func(v *volume.Volume) { v.Published = true })
+	if got, err := f.Scavenge(t.Context(), cluster, 0, never); got != 0 || !errors.Is(err, volume.ErrConflict) {
+		t.Errorf("Scavenge discarded %d, %v; want none and %v", got, err, volume.ErrConflict)
+	}
+	wantCalls(t, f)
+	wantExports(t, f, map[export.ID]string{1: "/exports/pvc-1"})
+}
+
+// Part of the exports would be taken for all of them.
+func TestRecoverThatIsCutOffWantsNothing(t *testing.T) {
+	f := newFixture(t)
+	f.create(t, "pvc-1")
+	f.create(t, "pvc-2")
+	ctx, cancel := context.WithCancel(t.Context())
+	f.journal.hook(func(_ context.Context, call string) error {
+		if call == "List pvc-2" {
+			cancel()
+		}
+		return nil
+	})
+	f.open(t)
+	if got, err := f.Recover(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %d exports and error %v, want %v", len(got), err, context.Canceled)
+	}
+}
