@@ -24,15 +24,15 @@ import (
 	"github.com/berth-storage/berth/test/harness"
 )
 
-// provisioner is the one that examples/class.yaml names.
-const provisioner = "example.com/nfs"
+// exampleProvisioner is the one that examples/class.yaml names.
+const exampleProvisioner = "example.com/nfs"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx)
-	interrupted := ctx.Err() != nil
 	stop()
-	if err != nil && !interrupted {
+	// Being interrupted is how a session at a terminal ends.
+	if err != nil && !errors.Is(err, context.Canceled) {
 		fmt.Fprintln(os.Stderr, "quickstart:", err)
 		os.Exit(1)
 	}
@@ -49,10 +49,12 @@ type tour struct {
 	folder     string // for everything that it makes
 	kubeconfig string
 	kubectl    program
-	own        bool    // the cluster is the user's
-	client     program // of NFS
-	berth      *harness.Berth
-	made       []string // manifests whose objects are ours to delete
+	own        bool // the cluster is the user's
+	// provisioner is, in a user's cluster, one that nothing else can go by.
+	provisioner string
+	client      program // of NFS
+	berth       *harness.Berth
+	made        []string // manifests whose objects are ours to delete
 }
 
 func run(ctx context.Context) (err error) {
@@ -60,10 +62,13 @@ func run(ctx context.Context) (err error) {
 	if t.folder, err = filepath.Abs("out/quickstart"); err != nil {
 		return err
 	}
-	if err := errors.Join(os.RemoveAll(t.folder), os.MkdirAll(filepath.Join(t.folder, "volumes"), 0o755)); err != nil {
+	if err := t.removeFolder(); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(t.folder)) }()
+	if err := os.MkdirAll(filepath.Join(t.folder, "volumes"), 0o755); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, t.removeFolder()) }()
 
 	stopCluster, err := t.startCluster(ctx)
 	if err != nil {
@@ -73,11 +78,10 @@ func run(ctx context.Context) (err error) {
 	if err := t.startBerth(ctx); err != nil {
 		return err
 	}
-	defer func() {
-		if stopErr := t.berth.Stop(); err == nil && ctx.Err() == nil {
-			err = stopErr
-		}
-	}()
+	defer func() { err = errors.Join(err, t.stopBerth(context.WithoutCancel(ctx))) }()
+	if err := t.awaitBerth(ctx); err != nil {
+		return err
+	}
 	defer func() { err = errors.Join(err, t.cleanUp(context.WithoutCancel(ctx))) }()
 	if err := t.roundTrip(ctx); err != nil {
 		return err
@@ -89,8 +93,9 @@ func run(ctx context.Context) (err error) {
 func step(format string, args ...any) { fmt.Printf("\n==> "+format+"\n", args...) }
 
 func (t *tour) startCluster(ctx context.Context) (stop func() error, err error) {
+	t.provisioner = exampleProvisioner
 	if t.kubeconfig != "" {
-		t.own = true
+		t.own, t.provisioner = true, fmt.Sprintf("quickstart.berth.storage/nfs-%d", os.Getpid())
 		step("Using your cluster (KUBECONFIG=%s)", t.kubeconfig)
 		if path, err := exec.LookPath("kubectl"); err == nil {
 			t.kubectl = program{path}
@@ -125,11 +130,24 @@ func (t *tour) startBerth(ctx context.Context) error {
 	step("Starting Berth: it runs an NFS-Ganesha on port %d for volumes in %s/volumes", port, t.folder)
 	t.berth, err = harness.StartBerth(harness.Options{
 		Binary: "bin/berth", Folder: t.folder, Root: filepath.Join(t.folder, "volumes"),
-		Provisioner: provisioner, Kubeconfig: t.kubeconfig, NFSPort: port, Public: t.own,
+		Provisioner: t.provisioner, Kubeconfig: t.kubeconfig, NFSPort: port, Public: t.own,
 	})
+	return err
+}
+
+// stopBerth stops Berth, and removes the Lease that it leaves in the cluster.
+func (t *tour) stopBerth(ctx context.Context) error {
+	identity, err := os.ReadFile(filepath.Join(t.berth.Root, ".berth", "identity"))
 	if err != nil {
-		return err
+		return errors.Join(err, t.berth.Stop())
 	}
+	lease := strings.ReplaceAll(t.provisioner, "/", "-") + "-" + strings.TrimSpace(string(identity))
+	stopped := t.berth.Stop()
+	_, err = t.output(ctx, t.kubectl, "delete", "lease", lease, "--ignore-not-found")
+	return errors.Join(stopped, err)
+}
+
+func (t *tour) awaitBerth(ctx context.Context) error {
 	limited, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	return t.berth.Ready(limited)
@@ -140,10 +158,19 @@ func (t *tour) roundTrip(ctx context.Context) error {
 	step("Making the StorageClass and the claim")
 	for _, file := range []string{"examples/class.yaml", "examples/claim.yaml"} {
 		// Not "apply": in a user's cluster an object of that name may be there already.
-		if err := t.show(ctx, t.kubectl, "create", "-f", file); err != nil {
+		manifest, err := os.ReadFile(file)
+		if err != nil {
 			return err
 		}
-		t.made = append(t.made, file)
+		made := filepath.Join(t.folder, filepath.Base(file))
+		manifest = bytes.ReplaceAll(manifest, []byte(exampleProvisioner), []byte(t.provisioner))
+		if err := os.WriteFile(made, manifest, 0o600); err != nil {
+			return err
+		}
+		if err := t.show(ctx, t.kubectl, "create", "-f", made); err != nil {
+			return err
+		}
+		t.made = append(t.made, made)
 	}
 	if err := t.show(ctx, t.kubectl, "wait", "--for=jsonpath={.status.phase}=Bound", "--timeout=60s", "-f", "examples/claim.yaml"); err != nil {
 		return err
@@ -204,10 +231,25 @@ func (t *tour) cleanUp(ctx context.Context) error {
 			return err
 		}
 	}
-	return harness.Until(ctx, "the claim's directory is gone", func() bool {
-		entries, err := os.ReadDir(t.berth.Root)
-		return err == nil && len(entries) == 1 // .berth
-	})
+	return harness.Until(ctx, "the claim's directory is gone", func() bool { return len(t.volumes()) == 0 })
+}
+
+// volumes are the volumes that are there, those that the user made included.
+func (t *tour) volumes() []string {
+	paths, err := filepath.Glob(filepath.Join(t.folder, "volumes", "pvc-*"))
+	if err != nil {
+		return []string{err.Error()}
+	}
+	return paths
+}
+
+// removeFolder removes what the quickstart made, unless there is somebody's data in it.
+func (t *tour) removeFolder() error {
+	if left := t.volumes(); len(left) > 0 {
+		return fmt.Errorf("volumes of claims that still exist, or did when an earlier run ended, are left: delete the claims, look whether you need the data, and remove %s\n%s",
+			t.folder, strings.Join(left, "\n"))
+	}
+	return os.RemoveAll(t.folder)
 }
 
 // show runs a command, for people to read.
