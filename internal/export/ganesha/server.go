@@ -150,7 +150,7 @@ func (s *Server) Run(ctx context.Context) error {
 		began := time.Now()
 		err := s.runOnce(ctx)
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // the error is that it was told to end
+			return nil
 		}
 		if first && time.Since(began) < stableAfter && errors.Is(err, errNotStarted) {
 			return err
