@@ -79,6 +79,21 @@ func TestServeLetsGoOfThePoolsWhenItFails(t *testing.T) {
 	open(t, root)
 }
 
+func TestANewPoolIsSaidToBeOne(t *testing.T) {
+	root := t.TempDir()
+	for _, want := range []bool{true, false} { // its second start may say nothing
+		c := newConfig(t, root)
+		var out strings.Builder
+		a := &app{config: c, log: newLogger(c.Log, &out)}
+		if err := errors.Join(a.openPool(t.Context(), c.Pools[0]), a.close()); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(out.String(), "its file system is not mounted"); got != want {
+			t.Errorf("the log warns of an empty pool: %t, want %t: %s", got, want, out.String())
+		}
+	}
+}
+
 // stopWhenLogged cancels when a line with text is logged.
 type stopWhenLogged struct {
 	text   string

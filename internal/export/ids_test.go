@@ -117,6 +117,17 @@ func TestOrderOfFreedIDsOutlivesTheProcess(t *testing.T) {
 	wantTakes(t, startIDs(t, path, allBut(10, 20, 30)...), 20, 30, 10)
 }
 
+// Its old place would put it before those that were freed earlier.
+func TestIDWhoseSecondFreeingACrashLostGoesToTheEnd(t *testing.T) {
+	path := idFile(t)
+	s := startIDs(t, path, allBut()...)
+	free(t, s, 10, 20)
+	if got := take(t, s); got != 10 {
+		t.Fatalf("took %d, want 10", got)
+	}
+	wantTakes(t, startIDs(t, path, allBut(10, 20)...), 20, 10)
+}
+
 func TestFreedIDThatARecordHoldsIsNotGivenOut(t *testing.T) {
 	path := idFile(t)
 	s := startIDs(t, path, allBut()...)
@@ -194,8 +205,12 @@ func TestFreeingTwiceGivesOneID(t *testing.T) {
 }
 
 func TestEveryIDIsGivenOutOnce(t *testing.T) {
-	const first = 60000
-	s := startIDs(t, idFile(t), first)
+	// Of those below the last one in use nobody knows whether they were used.
+	var inUse []export.ID
+	for id := export.ID(10); id <= 65000; id++ {
+		inUse = append(inUse, id)
+	}
+	s := startIDs(t, idFile(t), inUse...)
 	seen := make(map[export.ID]bool)
 	for {
 		id, err := s.Take()
@@ -205,12 +220,12 @@ func TestEveryIDIsGivenOutOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if id == 0 || id == first || seen[id] {
+		if id == 0 || seen[id] || slices.Contains(inUse, id) {
 			t.Fatalf("took %d, which is in use", id)
 		}
 		seen[id] = true
 	}
-	if got, want := len(seen), int(lastID)-1; got != want {
+	if got, want := len(seen), int(lastID)-len(inUse); got != want {
 		t.Errorf("took %d ids, want all %d", got, want)
 	}
 }
@@ -256,6 +271,37 @@ func TestNoIDWithoutItsLineInTheFile(t *testing.T) {
 	}
 	if got := take(t, s); got != 1 {
 		t.Errorf("took %d, want 1", got)
+	}
+}
+
+func TestIDsGoOnAfterTheFileCouldNotBeWrittenAnew(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state", "export-ids")
+	startIDs(t, path, 500)
+	s, err := export.OpenIDs(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []export.ID{500, 900} { // 900 is beyond what the file says
+		if err := s.Reserve(id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	folder := filepath.Dir(path)
+	if err := errors.Join(os.Rename(folder, folder+".away"), os.WriteFile(folder, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Compact(); err == nil {
+		t.Error("Compact wrote a file where there is no folder")
+	}
+	if err := errors.Join(os.Remove(folder), os.Rename(folder+".away", folder)); err != nil {
+		t.Fatal(err)
+	}
+	lost := take(t, s)
+	if lost != 901 {
+		t.Errorf("took %d, want 901", lost)
+	}
+	if got := take(t, startIDs(t, path, 500)); got <= lost {
+		t.Errorf("took %d after a crash, want one above %d, which was taken", got, lost)
 	}
 }
 
@@ -306,7 +352,10 @@ func FuzzIDFile(f *testing.F) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		records := []export.ID{3, 65530}
+		var records []export.ID // of a server with few ids left, which is quick
+		for id := export.ID(50); id <= 65500; id++ {
+			records = append(records, id)
+		}
 		s, err := export.OpenIDs(path)
 		if err != nil {
 			return // refusing to start is safe

@@ -62,6 +62,7 @@ func TestClaimsThatCannotBeHonouredAreRefused(t *testing.T) {
 	}{
 		{"selector", func(c *v1.PersistentVolumeClaim) { c.Spec.Selector = &metav1.LabelSelector{} }, volume.ErrInvalid, "claim.spec.selector is not supported"},
 		{"block", func(c *v1.PersistentVolumeClaim) { c.Spec.VolumeMode = new(v1.PersistentVolumeBlock) }, volume.ErrUnsupported, "volumeMode Block"},
+		{"attributes", func(c *v1.PersistentVolumeClaim) { c.Spec.VolumeAttributesClassName = new("gold") }, volume.ErrUnsupported, `volumeAttributesClassName "gold"`},
 		{"dataSource", func(c *v1.PersistentVolumeClaim) {
 			c.Spec.DataSource = &v1.TypedLocalObjectReference{Kind: "VolumeSnapshot", Name: "monday"}
 		}, volume.ErrUnsupported, `dataSource VolumeSnapshot "monday" cannot be copied yet`},
@@ -82,9 +83,10 @@ func TestClaimsThatCannotBeHonouredAreRefused(t *testing.T) {
 	}
 }
 
-func TestVolumeModeFilesystemIsAccepted(t *testing.T) {
+func TestWhatIsNothingSpecialIsAccepted(t *testing.T) {
 	claim := newClaim()
 	claim.Spec.VolumeMode = new(v1.PersistentVolumeFilesystem)
+	claim.Spec.VolumeAttributesClassName = new("")
 	if _, err := specOf(claim, newClass(), clusterUID, parameters{}); err != nil {
 		t.Error(err)
 	}

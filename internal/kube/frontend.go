@@ -3,10 +3,13 @@ package kube
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"time"
 
+	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller/metrics"
 )
 
@@ -38,8 +41,16 @@ type FrontEnd struct {
 	address addressResolver
 }
 
+// registerOnce keeps the library from writing to client-go's one scheme each time
+// that a controller is made: clients read it meanwhile, and a map that is read while
+// it is written to ends the process. What is registered is in there since the start.
+var registerOnce = sync.OnceFunc(func() {
+	v1.AddToScheme = func(*runtime.Scheme) error { return nil }
+})
+
 // NewFrontEnd makes a FrontEnd that does nothing before Run.
 func NewFrontEnd(client Client, o Options) *FrontEnd {
+	registerOnce()
 	return &FrontEnd{o: o, client: client, address: newAddressResolver(client, o.Hostname, o.NFSPort, o.NFSv3, client.inPod)}
 }
 

@@ -171,6 +171,15 @@ func TestErrorsOfThePoolAreTheClaims(t *testing.T) {
 	}
 }
 
+// The library would refuse such a claim itself, without saying what to do.
+func TestBlockClaimsAreLeftToProvisionToRefuse(t *testing.T) {
+	pool, _ := newPool("local")
+	var p controller.BlockProvisioner = newProvisioner(newClient(), pool)
+	if !p.SupportsBlock(t.Context()) {
+		t.Error("the library would not ask")
+	}
+}
+
 func TestStateOfEachError(t *testing.T) {
 	const finished, unchanged, background = controller.ProvisioningFinished, controller.ProvisioningNoChange, controller.ProvisioningInBackground
 	for err, want := range map[error]controller.ProvisioningState{

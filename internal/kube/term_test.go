@@ -110,6 +110,47 @@ func TestFrontEndServesAClaimFromBeginningToEnd(t *testing.T) {
 	}
 }
 
+// The library's finalizer on what is not ours would never be removed.
+func TestOnlyPersistentVolumesOfOursGetAFinalizer(t *testing.T) {
+	bound := func(name, instance string) *v1.PersistentVolume {
+		pv := newVolume("local", instance, name)
+		pv.Name = name
+		pv.Annotations["pv.kubernetes.io/provisioned-by"] = provisioned
+		pv.Spec.PersistentVolumeReclaimPolicy = v1.PersistentVolumeReclaimDelete
+		pv.Status.Phase = v1.VolumeBound
+		return pv
+	}
+	others := []string{"pvc-of-another-instance", "pvc-of-the-program-before"}
+	client := newClient(bound(others[0], "other-instance"), bound(others[1], ""), bound("pvc-first", "local-instance"))
+	pool, _ := newPool("local")
+	ctx, cancel := context.WithCancel(klog.NewContext(t.Context(), logr.Discard()))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		newFrontEnd(client, pool).runTerm(ctx, clusterUID)
+	}()
+	finalizers := func(name string) []string {
+		pv, err := client.CoreV1().PersistentVolumes().Get(t.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pv.Finalizers
+	}
+	eventually(func() bool { return len(finalizers("pvc-first")) == 1 })
+	// By the time that one of ours was worked on which came later, all that were there at the start have been.
+	if _, err := client.CoreV1().PersistentVolumes().Create(ctx, bound("pvc-later", "local-instance"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(func() bool { return len(finalizers("pvc-later")) == 1 })
+	cancel()
+	<-ended
+	for _, name := range others {
+		if got := finalizers(name); len(got) > 0 {
+			t.Errorf("%s has the finalizers %v, want none", name, got)
+		}
+	}
+}
+
 // The Lease is given back after the term, and then another may work.
 func TestTermEndsWhenItsWorkersHave(t *testing.T) {
 	pool, volumes := newPool("local")

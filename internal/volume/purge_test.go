@@ -96,6 +96,44 @@ func TestAPurgeThatTakesLongHoldsUpNoOther(t *testing.T) {
 	})
 }
 
+// It may take hours.
+func TestNobodyWaitsForAPurge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		f.create(t, "pvc-1")
+		open := gate(f, "Purge pvc-1")
+		f.run(t)
+		f.delete(t, "pvc-1")
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := f.Delete(ctx, parseName(t, "pvc-1"), cluster); err != nil {
+			t.Errorf("Delete: %v", err)
+		}
+		if err := f.MarkPublished(ctx, parseName(t, "pvc-1")); err != nil {
+			t.Errorf("MarkPublished: %v", err)
+		}
+		open()
+		synctest.Wait()
+		wantStates(t, f, nil)
+	})
+}
+
+// What was queued for the purge of its first life must not hide the second.
+func TestAVolumeMadeAgainAfterItsPurgeCanBeDeleted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		f.run(t)
+		for range 3 {
+			f.create(t, "pvc-1")
+			f.delete(t, "pvc-1")
+			wantExports(t, f, nil)
+			synctest.Wait()
+			wantStates(t, f, nil)
+		}
+	})
+}
+
 // Also when many were to be tried again at the same time.
 func TestTwoPurgesAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -76,20 +76,24 @@ func (s *site) deleteAllClaims() {
 	s.must(claims.DeleteCollection(s.t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{}))
 }
 
-// volumes are the PersistentVolumes of this site's class.
-func (s *site) volumes() []*v1.PersistentVolume {
-	return slices.DeleteFunc(s.watch.Volumes(), func(pv *v1.PersistentVolume) bool { return pv.Spec.StorageClassName != s.name })
+// countVolumes counts the PersistentVolumes of this site's class, as the watch has them.
+func (s *site) countVolumes() int {
+	return len(slices.DeleteFunc(s.watch.Volumes(), func(pv *v1.PersistentVolume) bool { return pv.Spec.StorageClassName != s.name }))
 }
 
-func (s *site) countVolumes() int { return len(s.volumes()) }
-
-func (s *site) volumeNames() []string {
-	var names []string
-	for _, pv := range s.volumes() {
-		names = append(names, pv.Name)
+// listVolumes are the PersistentVolumes of this site's class by name, as the API
+// server has them.
+func (s *site) listVolumes() map[string]*v1.PersistentVolume {
+	s.t.Helper()
+	all, err := s.client.CoreV1().PersistentVolumes().List(s.t.Context(), metav1.ListOptions{})
+	s.must(err)
+	volumes := map[string]*v1.PersistentVolume{}
+	for _, pv := range all.Items {
+		if pv.Spec.StorageClassName == s.name {
+			volumes[pv.Name] = &pv
+		}
 	}
-	slices.Sort(names)
-	return names
+	return volumes
 }
 
 // volumeGone waits until there is no such PersistentVolume.

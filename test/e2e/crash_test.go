@@ -3,10 +3,7 @@
 package e2e
 
 import (
-	"slices"
 	"testing"
-
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-storage/berth/test/harness"
 )
@@ -49,19 +46,4 @@ func TestKilledInTheMiddle(t *testing.T) {
 		b = s.start()
 	}
 	s.untilNothingIsLeft(c)
-}
-
-// listVolumes are the names of this site's PersistentVolumes, read from the API server.
-func (s *site) listVolumes() []string {
-	s.t.Helper()
-	all, err := s.client.CoreV1().PersistentVolumes().List(s.t.Context(), metav1.ListOptions{})
-	s.must(err)
-	var names []string
-	for _, pv := range all.Items {
-		if pv.Spec.StorageClassName == s.name {
-			names = append(names, pv.Name)
-		}
-	}
-	slices.Sort(names)
-	return names
 }

@@ -149,7 +149,7 @@ func TestShutdownAndRestart(t *testing.T) {
 func (s *site) handles(c *nfs4.Client) map[string][]byte {
 	s.t.Helper()
 	handles := map[string][]byte{}
-	for _, pv := range s.volumes() {
+	for _, pv := range s.listVolumes() {
 		handle, err := c.FileHandle(s.t.Context(), pv.Spec.NFS.Path)
 		s.must(err)
 		handles[pv.Spec.NFS.Path] = handle

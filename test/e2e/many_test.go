@@ -37,12 +37,7 @@ func TestTwoHundredClaimsAtOnce(t *testing.T) {
 // lost it: NFS4ERR_STALE is for good.
 func (s *site) killServerUnderLookups(b *harness.Berth, old *nfs4.Client) {
 	s.t.Helper()
-	handles := map[string][]byte{}
-	for _, name := range s.volumeNames() {
-		handle, err := old.FileHandle(s.t.Context(), exportPath+"/"+name)
-		s.must(err)
-		handles[name] = handle
-	}
+	handles := s.handles(old)
 	before := s.serverProcess(b, "ganesha.nfsd")
 	began := time.Now()
 	s.must(syscall.Kill(before, syscall.SIGKILL))
@@ -50,12 +45,12 @@ func (s *site) killServerUnderLookups(b *harness.Berth, old *nfs4.Client) {
 
 	fresh := s.firstConnection()
 	s.t.Logf("NFS is back %.2f s after the server was killed, with %d exports", time.Since(began).Seconds(), len(handles))
-	for name, handle := range handles {
-		if got, err := fresh.FileHandle(s.t.Context(), exportPath+"/"+name); err != nil || !slices.Equal(got, handle) {
-			s.t.Errorf("volume %s after the restart: file handle %x, %v; before: %x", name, got, err, handle)
+	for path, handle := range handles {
+		if got, err := fresh.FileHandle(s.t.Context(), path); err != nil || !slices.Equal(got, handle) {
+			s.t.Errorf("%s after the restart: file handle %x, %v; before: %x", path, got, err, handle)
 		}
 		if _, err := old.StatHandle(s.t.Context(), handle); err != nil {
-			s.t.Errorf("the file handle that a client had of volume %s: %v", name, err)
+			s.t.Errorf("the file handle that a client had of %s: %v", path, err)
 		}
 	}
 	s.newServerProcess(b, before)

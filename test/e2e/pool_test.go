@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-storage/berth/test/nfs4"
 )
@@ -118,21 +120,19 @@ func (s *site) untilPurged(volume string) {
 // PersistentVolume of its own, and exactly one directory, record and export of each.
 func (s *site) checkOneToOne(c *nfs4.Client, n int) {
 	s.t.Helper()
-	volumes := map[string]*v1.PersistentVolume{}
-	for _, pv := range s.volumes() {
-		volumes[pv.Name] = pv
+	volumes := s.listVolumes()
+	claims, err := s.client.CoreV1().PersistentVolumeClaims(s.name).List(s.t.Context(), metav1.ListOptions{})
+	s.must(err)
+	if len(claims.Items) != n || len(volumes) != n {
+		s.t.Errorf("there are %d claims and %d PersistentVolumes, want %d of each", len(claims.Items), len(volumes), n)
 	}
-	claims := s.watch.Claims()
-	if len(claims) != n || len(volumes) != n {
-		s.t.Errorf("there are %d claims and %d PersistentVolumes, want %d of each", len(claims), len(volumes), n)
-	}
-	for _, claim := range claims {
-		pv := volumes[claim.Spec.VolumeName]
-		if claim.Status.Phase != v1.ClaimBound || pv == nil || pv.Spec.ClaimRef.UID != claim.UID {
+	for _, claim := range claims.Items {
+		pv, found := volumes[claim.Spec.VolumeName]
+		if claim.Status.Phase != v1.ClaimBound || !found || pv.Spec.ClaimRef.UID != claim.UID {
 			s.t.Errorf("claim %s is %s and names the PersistentVolume %q, which is not its own", claim.Name, claim.Status.Phase, claim.Spec.VolumeName)
 		}
 	}
-	names, have := s.volumeNames(), s.contents()
+	names, have := slices.Sorted(maps.Keys(volumes)), s.contents()
 	for what, got := range map[string][]string{"directories": have.volumes, "records": have.records, "exports": s.exports(c)} {
 		if !slices.Equal(got, names) {
 			s.t.Errorf("the PersistentVolumes are %v, but the %s are %v", names, what, got)
