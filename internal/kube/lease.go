@@ -25,7 +25,8 @@ const (
 // election has one for all of them, and ends the process, and with it the NFS
 // server, when the Lease is lost.
 func (f *FrontEnd) leaseName() string {
-	name := strings.NewReplacer("/", "-", "_", "-").Replace(f.o.Provisioner)
+	// The name of an object is a DNS name, which a provisioner's name need not be.
+	name := strings.NewReplacer("/", "-", "_", "-", ".", "-").Replace(f.o.Provisioner)
 	return strings.ToLower(name) + "-" + f.o.Pools[0].Instance
 }
 

@@ -20,7 +20,7 @@ import (
 	"k8s.io/klog/v2"
 )
 
-const leaseOfLocal = "example.com-nfs-local-instance"
+const leaseOfLocal = "example-com-nfs-local-instance"
 
 // leaseClient is one that, as the API server does and the fake does not, refuses
 // an update of something that was changed since it was read.

@@ -49,7 +49,7 @@ var _ controller.Provisioner = (*provisioner)(nil)
 // Provision implements controller.Provisioner. It may be called again for the
 // same claim at any time, whatever became of the last call.
 func (p *provisioner) Provision(ctx context.Context, o controller.ProvisionOptions) (pv *v1.PersistentVolume, state controller.ProvisioningState, err error) {
-	defer func(start time.Time) { p.observe("provision", time.Since(start), err) }(time.Now())
+	defer p.observed("provision", &err)()
 	params, err := parseParameters(o.StorageClass.Parameters, p.pools)
 	if err != nil {
 		return nil, stateOf(err), err
@@ -107,7 +107,7 @@ func persistentVolume(o controller.ProvisionOptions, v volume.Volume, pool *Pool
 
 // Delete implements controller.Provisioner.
 func (p *provisioner) Delete(ctx context.Context, pv *v1.PersistentVolume) (err error) {
-	defer func(start time.Time) { p.observe("delete", time.Since(start), err) }(time.Now())
+	defer p.observed("delete", &err)()
 	pool := p.poolOf(pv)
 	if pool == nil {
 		return &controller.IgnoredError{Reason: "the PersistentVolume is not of a pool of this instance"}
@@ -121,6 +121,17 @@ func (p *provisioner) Delete(ctx context.Context, pv *v1.PersistentVolume) (err 
 	}
 	p.log.Info("deleted a volume", "volume", handle{pool.Volumes.Pool(), name}.String())
 	return nil
+}
+
+// observed is used as: defer p.observed("delete", &err)(). What is none of ours to
+// do does not count.
+func (p *provisioner) observed(step string, err *error) func() {
+	start := time.Now()
+	return func() {
+		if _, ignored := errors.AsType[*controller.IgnoredError](*err); !ignored {
+			p.observe(step, time.Since(start), *err)
+		}
+	}
 }
 
 // poolOf gives the pool of a PersistentVolume that this instance made, nil of any

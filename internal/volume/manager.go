@@ -179,6 +179,11 @@ func (m *Manager) purgeOne(ctx context.Context, n Name) (err error) {
 		return err
 	}
 	defer unlock()
+	defer func() {
+		if err == nil { // said before the name is free for others
+			m.purge.done(n)
+		}
+	}()
 	v, err := m.get(ctx, n)
 	if errors.Is(err, ErrNotFound) {
 		return nil

@@ -51,6 +51,7 @@ func (p *purger) has(n Name) bool {
 	return p.pending[n]
 }
 
+// done is for the purge function to call, when n is purged.
 func (p *purger) done(n Name) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -113,11 +114,7 @@ func (p *purger) work(ctx context.Context) {
 // one does j, and queues it again for later if that fails.
 func (p *purger) one(ctx context.Context, j purgeJob) {
 	err := p.purge(ctx, j.name)
-	if err == nil {
-		p.done(j.name)
-		return
-	}
-	if ctx.Err() != nil {
+	if err == nil || ctx.Err() != nil {
 		return
 	}
 	p.log.Warn("cannot free the space of a deleted volume yet", "volume", j.name, "retryIn", j.retry, "err", err)

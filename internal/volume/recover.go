@@ -21,6 +21,9 @@ func (m *Manager) Recover(ctx context.Context) ([]export.Export, error) {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
+		if errors.Is(err, ErrUnknown) {
+			return nil, err // to withdraw the exports of all others would be worse
+		}
 		if err != nil {
 			m.pool.Log.Error("a record cannot be read; its volume is left alone and not exported", "err", err)
 			continue

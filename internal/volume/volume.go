@@ -145,7 +145,8 @@ type Backend interface {
 	// such record.
 	Get(ctx context.Context, n Name) (Volume, error)
 	// List reads every record, of each state. A record that cannot be read is
-	// given as an error and does not end the list.
+	// given as an error and does not end the list; ErrUnknown does: it says that
+	// there may be more records.
 	List(ctx context.Context) iter.Seq2[Volume, error]
 	// Update replaces the record, and applies a new Size, if v.Rev is still the
 	// record's (else ErrConflict); it returns v with the next Rev. ErrNotFound.

@@ -141,7 +141,7 @@ func (t *tour) stopBerth(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, t.berth.Stop())
 	}
-	lease := strings.ReplaceAll(t.provisioner, "/", "-") + "-" + strings.TrimSpace(string(identity))
+	lease := strings.NewReplacer("/", "-", ".", "-").Replace(t.provisioner) + "-" + strings.TrimSpace(string(identity))
 	stopped := t.berth.Stop()
 	_, err = t.output(ctx, t.kubectl, "delete", "lease", lease, "--ignore-not-found")
 	return errors.Join(stopped, err)

@@ -54,7 +54,7 @@ func (s recordStore) Close() error { return s.dir.Close() }
 func (s recordStore) names() ([]string, error) {
 	files, err := fs.ReadDir(s.dir.FS(), ".")
 	if err != nil {
-		return nil, fmt.Errorf("records: %w", err)
+		return nil, fmt.Errorf("%w: records: %w", volume.ErrUnknown, err)
 	}
 	var names []string
 	for _, f := range files {
