@@ -9,8 +9,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	kubetest "k8s.io/client-go/testing"
 
 	"github.com/berth-storage/berth/internal/export"
 	"github.com/berth-storage/berth/internal/volume"
@@ -160,22 +163,36 @@ func TestWhetherAClaimWantsAVolume(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			claim := newClaim()
 			c.change(claim)
-			got, err := claimWants(t.Context(), newClient(claim), claimOf(newClaim()), volumeName)
+			got, err := claimWants(t.Context(), newClient(claim), claimOf(newClaim()), volumeName, metav1.GetOptions{})
 			if err != nil || got != c.want {
 				t.Errorf("got %t, %v; want %t", got, err, c.want)
 			}
 		})
 	}
 	t.Run("gone", func(t *testing.T) {
-		if got, err := claimWants(t.Context(), newClient(), claimOf(newClaim()), volumeName); err != nil || got {
+		if got, err := claimWants(t.Context(), newClient(), claimOf(newClaim()), volumeName, metav1.GetOptions{}); err != nil || got {
 			t.Errorf("got %t, %v; want false", got, err)
 		}
 	})
 	t.Run("API server away", func(t *testing.T) {
 		client := newClient(newClaim())
 		failing(client, "get", "persistentvolumeclaims")
-		if got, err := claimWants(t.Context(), client, claimOf(newClaim()), volumeName); !errors.Is(err, errAPI) {
+		if got, err := claimWants(t.Context(), client, claimOf(newClaim()), volumeName, metav1.GetOptions{}); !errors.Is(err, errAPI) {
 			t.Errorf("got %t, %v; want the error %v", got, err, errAPI)
 		}
 	})
+}
+
+func TestAnOldAnswerThatAClaimIsGoneIsNotBelieved(t *testing.T) {
+	client := newClient(newClaim())
+	client.PrependReactor("get", "persistentvolumeclaims", func(action kubetest.Action) (bool, runtime.Object, error) {
+		// The memory of an API server that has not heard of the claim yet.
+		if action.(kubetest.GetActionImpl).GetOptions.ResourceVersion == "0" {
+			return true, nil, apierrors.NewNotFound(v1.Resource("persistentvolumeclaims"), "claim")
+		}
+		return false, nil, nil
+	})
+	if got, err := claimWantsNow(t.Context(), client, claimOf(newClaim()), volumeName); err != nil || !got {
+		t.Errorf("got %t, %v; want true", got, err)
+	}
 }

@@ -63,8 +63,8 @@ func (p *provisioner) Provision(ctx context.Context, o controller.ProvisionOptio
 		return nil, controller.ProvisioningNoChange, fmt.Errorf("the address of the NFS server: %w", err)
 	}
 	// The library's cache may be behind: a volume made for a claim that is gone
-	// would be an orphan.
-	wanted, err := claimWants(ctx, p.client, spec.Claim, o.PVName)
+	// would be made in vain.
+	wanted, err := claimWantsNow(ctx, p.client, spec.Claim, o.PVName)
 	if err != nil {
 		return nil, controller.ProvisioningNoChange, err
 	}

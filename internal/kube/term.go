@@ -147,5 +147,5 @@ func (p *provisioner) wanted(ctx context.Context, pool *Pool, v volume.Volume) (
 	case !apierrors.IsNotFound(err):
 		return false, fmt.Errorf("reading PersistentVolume %s: %w", v.Name, err)
 	}
-	return claimWants(ctx, p.client, v.Claim, v.Name.String())
+	return claimWants(ctx, p.client, v.Claim, v.Name.String(), metav1.GetOptions{})
 }
