@@ -163,7 +163,7 @@ func (s *site) lease() *coordinationv1.Lease {
 	leases, err := s.client.CoordinationV1().Leases("default").List(s.t.Context(), metav1.ListOptions{})
 	s.must(err)
 	i := slices.IndexFunc(leases.Items, func(l coordinationv1.Lease) bool {
-		return strings.HasPrefix(l.Name, strings.ReplaceAll(s.options.Provisioner, "/", "-")+"-")
+		return strings.HasPrefix(l.Name, strings.NewReplacer("/", "-", ".", "-").Replace(s.options.Provisioner)+"-")
 	})
 	if i < 0 {
 		s.t.Fatalf("there is no Lease of %s", s.options.Provisioner)
