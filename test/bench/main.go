@@ -123,7 +123,7 @@ type sizes struct {
 }
 
 var (
-	fullSizes  = sizes{claims: 300, turns: 4, repeats: 4, singles: 20, resting: 1000, few: 10, many: 5000, creations: 200, restarts: 3, restPatience: 60 * time.Second}
+	fullSizes  = sizes{claims: 300, turns: 4, repeats: 4, singles: 20, resting: 1000, few: 10, many: 5000, creations: 500, restarts: 3, restPatience: 60 * time.Second}
 	quickSizes = sizes{claims: 50, turns: 1, singles: 5, resting: 100, few: 10, many: 500, creations: 30, restarts: 1, restPatience: 5 * time.Second}
 )
 
