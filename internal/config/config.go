@@ -131,7 +131,7 @@ func Default() Config {
 	return Config{
 		Ganesha: Ganesha{Port: 2049, GracePeriod: Duration(30 * time.Second)},
 		Kubernetes: Kubernetes{
-			Workers: 32, QPS: 200, Burst: 400, ScavengeAfter: Duration(15 * time.Minute),
+			Workers: 4, QPS: 200, Burst: 400, ScavengeAfter: Duration(15 * time.Minute),
 		},
 		HTTP: HTTP{Listen: "127.0.0.1:9421"},
 		Log:  Log{Level: "info", Format: "text"},
