@@ -136,8 +136,12 @@ func (a *app) setupServer() error {
 	}
 	for i := range a.pools {
 		p := &a.pools[i]
+		clients, err := export.ParseClients(p.config.Clients)
+		if err != nil {
+			return fmt.Errorf("pool %s: %w", p.config.Name, err)
+		}
 		p.manager = volume.NewManager(volume.Pool{
-			Name: p.config.Name, Backend: p.backend, Server: a.server, IDs: a.ids, ExportPath: p.config.ExportPath,
+			Name: p.config.Name, Backend: p.backend, Server: a.server, IDs: a.ids, ExportPath: p.config.ExportPath, Clients: clients,
 			Log: a.log.With("component", "volumes", "pool", p.config.Name), Observe: a.metrics.Operation(p.config.Name),
 		})
 	}

@@ -29,9 +29,16 @@ type Pool struct {
 	Name        string   `json:"name"`
 	Provisioner string   `json:"provisioner"` // of the StorageClasses that it serves
 	Dir         *Dir     `json:"dir"`
+	Exporter    string   `json:"exporter"`
 	ExportPath  string   `json:"exportPath"` // clients mount <exportPath>/<volume>
+	Clients     []string `json:"clients"`    // who may mount; see export.ParseClients
 	Defaults    Defaults `json:"defaults"`
 }
+
+// Exporters: what makes a pool's volumes reachable.
+const (
+	ExporterGanesha = "ganesha"
+)
 
 // Dir is a pool of directories.
 type Dir struct {

@@ -29,7 +29,7 @@ func TestMinimalFileGetsDefaults(t *testing.T) {
 	}
 	want := config.Default()
 	want.Pools = []config.Pool{{
-		Name: "local", Provisioner: "example.com/nfs", Dir: &config.Dir{Root: "/srv/berth"},
+		Name: "local", Provisioner: "example.com/nfs", Dir: &config.Dir{Root: "/srv/berth"}, Exporter: config.ExporterGanesha,
 		ExportPath: "/local", Defaults: config.Defaults{Mode: 0o777},
 	}}
 	if diff := cmp.Diff(want, got); diff != "" {

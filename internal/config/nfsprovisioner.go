@@ -21,6 +21,7 @@ const (
 // nfsProvisionerFlags are the flags of nfs-provisioner, then those that Berth adds.
 type nfsProvisionerFlags struct {
 	provisioner, master, kubeconfig, hostname string
+	exportSubnet                              string
 	runServer, useGanesha, rootSquash         bool
 	gracePeriod, failedRetryThreshold         int
 
@@ -39,6 +40,7 @@ func (f *nfsProvisionerFlags) register(set *flag.FlagSet) {
 	set.IntVar(&f.gracePeriod, "grace-period", nfsProvisionerGrace, "`seconds`, 0 to 180, that clients have to reclaim what they had open after a restart of the server")
 	set.BoolVar(&f.rootSquash, "root-squash", false, "map clients' root to nobody")
 	set.IntVar(&f.failedRetryThreshold, "failed-retry-threshold", 10, "`number` of failures after which a claim is given up; 0: never")
+	set.StringVar(&f.exportSubnet, "export-subnet", "*", "`networks` like 10.0.0.0/8, with commas between them, that may mount; *: all")
 	set.StringVar(&f.hostname, "server-hostname", "", "`address` of the NFS server in PersistentVolumes")
 
 	set.StringVar(&f.exportRoot, "export-root", nfsProvisionerRoot, "Berth's: `path` of the directory that holds the volumes; they are exported under the same path")
@@ -113,7 +115,9 @@ func (f nfsProvisionerFlags) config() Config {
 		Name:        "export",
 		Provisioner: f.provisioner,
 		Dir:         &Dir{Root: root},
+		Exporter:    ExporterGanesha,
 		ExportPath:  root, // PersistentVolumes of nfs-provisioner name the path on its disk
+		Clients:     strings.Split(f.exportSubnet, ","),
 		Defaults:    Defaults{Mode: DefaultMode, RootSquash: f.rootSquash},
 	}}
 	c.Ganesha.Listen = f.listen

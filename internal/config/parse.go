@@ -15,6 +15,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/berth-storage/berth/internal/export"
 	"github.com/berth-storage/berth/internal/suggest"
 )
 
@@ -71,6 +72,9 @@ func (c *Config) complete() {
 		p := &c.Pools[i]
 		if p.ExportPath == "" {
 			p.ExportPath = "/" + p.Name
+		}
+		if p.Exporter == "" {
+			p.Exporter = ExporterGanesha
 		}
 		if p.Defaults.Mode == 0 {
 			p.Defaults.Mode = DefaultMode
@@ -144,6 +148,12 @@ func (p Pool) validate(before []Pool) error {
 		return fmt.Errorf("defaults.uid and gid: %d is no user's or group's number", uint32(math.MaxUint32))
 	case p.Defaults.Mode > 0o7777:
 		return fmt.Errorf("defaults.mode: %o has more than permission bits", p.Defaults.Mode)
+	}
+	if p.Exporter != ExporterGanesha {
+		return fmt.Errorf("exporter: %q is unknown%s", p.Exporter, suggest.Nearest(p.Exporter, []string{ExporterGanesha}))
+	}
+	if _, err := export.ParseClients(p.Clients); err != nil {
+		return err
 	}
 	for _, q := range before {
 		switch {

@@ -65,11 +65,12 @@ const (
 
 // Export is one directory made reachable.
 type Export struct {
-	ID     ID
-	FSID   FSID
-	Dir    string // on the server's host; absolute and clean
-	Path   string // what clients mount; absolute and clean
-	Squash Squash
+	ID      ID
+	FSID    FSID
+	Dir     string // on the server's host; absolute and clean
+	Path    string // what clients mount; absolute and clean
+	Squash  Squash
+	Clients Clients // who may mount it
 }
 
 // Server makes exports reachable by clients. Its methods may be called at the

@@ -48,7 +48,7 @@ func TestCreateMakesAVolumeAndExportsIt(t *testing.T) {
 		t.Errorf("export (-want +got):\n%s", diff)
 	}
 	wantCalls(t, f, "Create pvc-1", "Publish 1")
-	if diff := cmp.Diff(v.AsExport(), f.server.have[1]); diff != "" {
+	if diff := cmp.Diff(v.AsExport(export.Clients{}), f.server.have[1]); diff != "" {
 		t.Errorf("published (-want +got):\n%s", diff)
 	}
 }

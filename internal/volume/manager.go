@@ -19,6 +19,7 @@ type Pool struct {
 	Server     export.Server
 	IDs        *export.IDs // of the server, shared by its pools
 	ExportPath string      // clients mount a volume at ExportPath/<its path>; absolute
+	Clients    export.Clients
 	Log        *slog.Logger
 	// Observe is told of each finished operation, for metrics. It may be nil.
 	Observe func(operation string, took time.Duration, err error)
@@ -85,7 +86,7 @@ func (m *Manager) Create(ctx context.Context, s Spec) (v Volume, err error) {
 	}
 	// A crash from here on leaves a ready volume, which Recover exports at the
 	// next start; the retry for the claim publishes again, which changes nothing.
-	if err := m.pool.Server.Publish(ctx, v.AsExport()); err != nil {
+	if err := m.pool.Server.Publish(ctx, v.AsExport(m.pool.Clients)); err != nil {
 		return Volume{}, fmt.Errorf("exporting volume %s: %w", s.Name, serverError(err))
 	}
 	return v, nil

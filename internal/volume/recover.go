@@ -36,7 +36,7 @@ func (m *Manager) Recover(ctx context.Context) ([]export.Export, error) {
 		}
 		switch v.State {
 		case StateReady:
-			want = append(want, v.AsExport())
+			want = append(want, v.AsExport(m.pool.Clients))
 		case StateDiscarded:
 			unfinished = append(unfinished, v)
 		}

@@ -42,7 +42,7 @@ func TestRecoverWantsTheExportsOfReadyVolumes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]export.Export{first.AsExport(), second.AsExport()}, got); diff != "" {
+	if diff := cmp.Diff([]export.Export{first.AsExport(export.Clients{}), second.AsExport(export.Clients{})}, got); diff != "" {
 		t.Errorf("exports (-want +got):\n%s", diff)
 	}
 }

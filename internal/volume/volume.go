@@ -52,6 +52,18 @@ type ExportRef struct {
 	Squash export.Squash `json:"squash"`
 }
 
+// Limit names what keeps a volume to its size, in the backend's own word.
+type Limit string
+
+// LimitNone: nothing does, the size is advisory.
+const LimitNone Limit = ""
+
+// Usage is what a volume takes up of what its limit counts.
+type Usage struct {
+	Bytes  uint64
+	Inodes uint64 // files, folders and all else that has an inode
+}
+
 // Source is what a new volume's content comes from.
 type Source struct {
 	Volume Name
@@ -62,6 +74,7 @@ type Spec struct {
 	Name    Name
 	Path    RelPath // where it lies below the pool's root
 	Size    int64   // bytes, more than 0
+	Inodes  int64   // how many files and folders it may hold; 0: as many as the pool can
 	Claim   Claim
 	Cluster string // which cluster the claim is of: the uid of its namespace kube-system
 	Reclaim Reclaim
@@ -79,6 +92,8 @@ func (s Spec) Validate() error {
 		return fmt.Errorf("%w: volume %s: no path", ErrInvalid, s.Name)
 	case s.Size <= 0:
 		return fmt.Errorf("%w: volume %s: size %d is not a positive number of bytes", ErrInvalid, s.Name, s.Size)
+	case s.Inodes < 0:
+		return fmt.Errorf("%w: volume %s: %d inodes is below 0", ErrInvalid, s.Name, s.Inodes)
 	case s.Claim.UID == "":
 		return fmt.Errorf("%w: volume %s: no claim", ErrInvalid, s.Name)
 	case s.Owner.Mode > 0o7777:
@@ -91,9 +106,14 @@ func (s Spec) Validate() error {
 // only account of a volume and is stored with it; what it does not name, Berth
 // does not touch.
 type Volume struct {
-	Name      Name      `json:"name"`
-	Path      RelPath   `json:"path"`
-	Size      int64     `json:"size"` // bytes
+	Name   Name    `json:"name"`
+	Path   RelPath `json:"path"`
+	Size   int64   `json:"size"`             // bytes
+	Inodes int64   `json:"inodes,omitempty"` // see Spec
+	Limit  Limit   `json:"limit,omitempty"`  // what enforces Size and Inodes
+	// ProjectID is the volume's project on a file system with project quotas, 0 on
+	// others. It is the volume's until it is purged.
+	ProjectID uint32    `json:"projectId,omitempty"`
 	Claim     Claim     `json:"claim"`
 	Cluster   string    `json:"cluster"`
 	Reclaim   Reclaim   `json:"reclaim"`
@@ -112,7 +132,7 @@ type Volume struct {
 // New is the volume that s asks for, before anything of it is made.
 func New(s Spec, now time.Time) Volume {
 	return Volume{
-		Name: s.Name, Path: s.Path, Size: s.Size, Claim: s.Claim, Cluster: s.Cluster, Reclaim: s.Reclaim,
+		Name: s.Name, Path: s.Path, Size: s.Size, Inodes: s.Inodes, Claim: s.Claim, Cluster: s.Cluster, Reclaim: s.Reclaim,
 		Owner: s.Owner, Export: s.Export, Created: now.UTC().Truncate(time.Second), State: StateCreating,
 	}
 }
@@ -122,9 +142,9 @@ func (v Volume) Is(s Spec) bool {
 	return v.Name == s.Name && v.Claim == s.Claim && v.Cluster == s.Cluster
 }
 
-// AsExport is the export that v's record wants.
-func (v Volume) AsExport() export.Export {
-	return export.Export{ID: v.Export.ID, FSID: v.Export.FSID, Dir: v.Dir, Path: v.Export.Path, Squash: v.Export.Squash}
+// AsExport is the export that v's record wants, to be mounted by clients.
+func (v Volume) AsExport(clients export.Clients) export.Export {
+	return export.Export{ID: v.Export.ID, FSID: v.Export.FSID, Dir: v.Dir, Path: v.Export.Path, Squash: v.Export.Squash, Clients: clients}
 }
 
 // Backend makes volumes of one kind. The Manager never calls two methods for
@@ -168,4 +188,10 @@ type Capacity struct {
 // Meter is the ability to tell a pool's capacity.
 type Meter interface {
 	Capacity(ctx context.Context) (Capacity, error)
+}
+
+// UsageMeter is the ability to tell what a volume takes up.
+type UsageMeter interface {
+	// Usage of v, a volume of this backend. ErrUnsupported if nothing counts it.
+	Usage(ctx context.Context, v Volume) (Usage, error)
 }

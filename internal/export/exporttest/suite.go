@@ -41,6 +41,7 @@ func (s Suite) Run(t *testing.T) {
 		{"PublishMakesReachable", publishMakesReachable},
 		{"PublishAgain", publishAgain},
 		{"PublishChangedSquash", publishChangedSquash},
+		{"OnlyClientsReachIt", onlyClientsReachIt},
 		{"PublishUnderATakenID", publishUnderATakenID},
 		{"PublishBadPaths", publishBadPaths},
 		{"PublishEndedContext", publishEndedContext},
@@ -129,6 +130,31 @@ func publishAgain(t *testing.T, target Target) {
 	publish(t, target, e)
 	publish(t, target, e)
 	wantReachable(t, target, e)
+}
+
+func onlyClientsReachIt(t *testing.T, target Target) {
+	e := newExport(t, target, 1)
+	e.Clients = clients(t, "192.0.2.0/24", "2001:db8::1")
+	publish(t, target, e)
+	wantUnreachable(t, target, e.Path)
+	e.Clients = clients(t, "192.0.2.0/24", "127.0.0.0/8", "::1")
+	publish(t, target, e)
+	wantReachable(t, target, e)
+	e.Clients = clients(t, "192.0.2.1")
+	publish(t, target, e)
+	wantUnreachable(t, target, e.Path)
+	e.Clients = export.Clients{}
+	publish(t, target, e)
+	wantReachable(t, target, e)
+}
+
+func clients(t *testing.T, words ...string) export.Clients {
+	t.Helper()
+	c, err := export.ParseClients(words)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 // owner writes a file as root and says whose it is.

@@ -77,6 +77,9 @@ func exportBlock(e export.Export) ([]byte, error) {
 	if e.Squash == export.SquashRoot {
 		b.WriteString(" Squash = Root_Squash;")
 	}
+	if !e.Clients.All() {
+		fmt.Fprintf(&b, " Access_Type = None; CLIENT { Clients = %s; Access_Type = RW; }", strings.Join(e.Clients.List(), ", "))
+	}
 	b.WriteString(" FSAL { Name = VFS; } }\n")
 	return b.Bytes(), nil
 }

@@ -54,6 +54,16 @@ func TestExportBlock(t *testing.T) {
 	if string(got) != want {
 		t.Errorf("got  %swant %s", got, want)
 	}
+	if e.Clients, err = export.ParseClients([]string{"10.0.0.0/8", "fd00::1"}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err = exportBlock(e); err != nil {
+		t.Fatal(err)
+	}
+	want = strings.Replace(want, " FSAL", " Access_Type = None; CLIENT { Clients = 10.0.0.0/8, fd00::1; Access_Type = RW; } FSAL", 1)
+	if string(got) != want {
+		t.Errorf("got  %swant %s", got, want)
+	}
 }
 
 func FuzzExportBlock(f *testing.F) {
