@@ -55,7 +55,7 @@ type ExportRef struct {
 // Limit names what keeps a volume to its size, in the backend's own word.
 type Limit string
 
-// LimitNone: nothing does, the size is advisory.
+// LimitNone says that nothing does: the size is advisory.
 const LimitNone Limit = ""
 
 // Usage is what a volume takes up of what its limit counts.
