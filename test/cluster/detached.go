@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/berth-storage/berth/test/cache"
 )
 
 // bootFile has an ID that is new with each boot, since start times of
@@ -84,8 +86,8 @@ func lockDir(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("making the cluster's folder: %w", err)
 	}
-	lock, err := tryLock(filepath.Join(dir, lockFile))
-	if errors.Is(err, errLocked) {
+	lock, err := cache.TryLock(filepath.Join(dir, lockFile))
+	if errors.Is(err, cache.ErrLocked) {
 		return nil, fmt.Errorf("another process is starting, stopping or running a cluster in %s: wait for it or use another folder", dir)
 	}
 	return lock, err

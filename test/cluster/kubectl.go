@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"github.com/berth-storage/berth/test/tied"
 )
 
 // Kubectl runs kubectl as the cluster's administrator and returns its standard
@@ -31,7 +33,7 @@ func (c *Cluster) kubectl(ctx context.Context, stdin []byte, args []string) ([]b
 	// another cluster may have had the same.
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig(), "KUBECACHEDIR="+filepath.Join(c.Dir, kubectlCacheDir))
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, &stderr
-	if err := runTied(cmd); err != nil {
+	if err := tied.Run(cmd); err != nil {
 		return stdout.Bytes(), fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(stderr.Bytes()))
 	}
 	return stdout.Bytes(), nil

@@ -12,12 +12,12 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"github.com/berth-storage/berth/test/progress"
 )
 
 const (
-	// tailLines is how much of a log an error shows.
-	tailLines = 20
-	// tailBytes is enough for tailLines of the longest usual log lines.
+	// tailBytes is enough for the end of a log in an error, with the longest usual lines.
 	tailBytes = 64 << 10
 	// stopGrace is the time a component gets to end by itself.
 	stopGrace = 10 * time.Second
@@ -199,15 +199,6 @@ func (p *process) ended() error {
 	return fmt.Errorf("%s ended by itself (%s); the end of its log %s:\n%s", p.Name, how, p.log, logTail(p.log))
 }
 
-// runTied runs cmd to its end; if this process ends before, the kernel kills
-// cmd.
-func runTied(cmd *exec.Cmd) error {
-	runtime.LockOSThread() // As in startProcess.
-	defer runtime.UnlockOSThread()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	return cmd.Run()
-}
-
 // logTail returns the last lines of the file, or why there are none.
 func logTail(path string) string {
 	file, err := os.Open(path)
@@ -224,17 +215,5 @@ func logTail(path string) string {
 	if err != nil {
 		return err.Error()
 	}
-	return string(bytes.TrimRight(lastLines(content, tailLines), "\n"))
-}
-
-// lastLines returns the last n lines of text.
-func lastLines(text []byte, n int) []byte {
-	end := len(bytes.TrimRight(text, "\n"))
-	for ; n > 0; n-- {
-		end = bytes.LastIndexByte(text[:end], '\n')
-		if end < 0 {
-			return text
-		}
-	}
-	return text[end+1:]
+	return string(bytes.TrimRight(progress.Last(content, progress.TailLines), "\n"))
 }

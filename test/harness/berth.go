@@ -17,8 +17,9 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
+
+	"github.com/berth-storage/berth/test/tied"
 )
 
 // Program builds the program at path below the repository (as "cmd/berth") into
@@ -80,10 +81,8 @@ func firstEphemeralPort() (first int, err error) {
 
 // Process is a program under test.
 type Process struct {
-	PID     int
+	*tied.Process
 	LogFile string
-	done    chan struct{}
-	err     error
 }
 
 // Start starts a program whose output goes to the end of logFile. It dies with the
@@ -93,62 +92,14 @@ func Start(logFile, binary string, args ...string) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{LogFile: logFile, done: make(chan struct{})}
-	started := make(chan error)
-	go func() {
-		// The death signal is sent when the starting thread ends, not the process.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		defer log.Close()
-		cmd := exec.Command(binary, args...)
-		cmd.Stdout, cmd.Stderr = log, log
-		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-		if err := cmd.Start(); err != nil {
-			started <- err
-			return
-		}
-		p.PID = cmd.Process.Pid
-		close(started)
-		p.err = cmd.Wait()
-		close(p.done)
-	}()
-	if err := <-started; err != nil {
-		return nil, fmt.Errorf("starting %s: %w", binary, err)
+	defer log.Close()
+	cmd := exec.Command(binary, args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	p, err := tied.Start(cmd)
+	if err != nil {
+		return nil, err
 	}
-	return p, nil
-}
-
-// Done is closed when the program has ended.
-func (p *Process) Done() <-chan struct{} { return p.done }
-
-// Wait waits for the end of the program and says how it ended.
-func (p *Process) Wait(ctx context.Context) error {
-	select {
-	case <-p.done:
-		return p.err
-	case <-ctx.Done():
-		return fmt.Errorf("process %d has not ended: %w", p.PID, ctx.Err())
-	}
-}
-
-// Kill ends the program at once (SIGKILL) and waits for that.
-func (p *Process) Kill() { p.end(syscall.SIGKILL) }
-
-// Stop asks the program to end (SIGTERM) and waits for that.
-func (p *Process) Stop() error {
-	p.end(syscall.SIGTERM)
-	return p.err
-}
-
-func (p *Process) end(s syscall.Signal) {
-	select {
-	case <-p.done:
-		return
-	default:
-	}
-	// The process is ours and not waited for yet, so its id is still its own.
-	_ = syscall.Kill(p.PID, s)
-	<-p.done
+	return &Process{Process: p, LogFile: logFile}, nil
 }
 
 // Log is what the program has printed so far.
@@ -229,7 +180,7 @@ func (b *Berth) Ready(ctx context.Context) error {
 		}
 		select {
 		case <-b.Done():
-			return fmt.Errorf("berth ended before it was ready: %w\n%s", b.err, b.Log())
+			return fmt.Errorf("berth ended before it was ready: %w\n%s", b.Wait(ctx), b.Log())
 		case <-ctx.Done():
 			return fmt.Errorf("berth is not ready: %w\n%s", ctx.Err(), b.Log())
 		case <-time.After(20 * time.Millisecond):

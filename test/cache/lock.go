@@ -1,4 +1,4 @@
-package cluster
+package cache
 
 import (
 	"errors"
@@ -7,14 +7,14 @@ import (
 	"syscall"
 )
 
-// errLocked says that another process, or another caller in this one, holds a
+// ErrLocked says that another process, or another caller in this one, holds a
 // lock.
-var errLocked = errors.New("locked")
+var ErrLocked = errors.New("locked")
 
-// tryLock makes the file and takes its lock, or returns errLocked. The kernel
+// TryLock makes the file and takes its lock, or returns ErrLocked. The kernel
 // drops the lock when the file is closed or the process ends, however it ends.
 // Children do not inherit it.
-func tryLock(path string) (*os.File, error) {
+func TryLock(path string) (*os.File, error) {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening a lock file: %w", err)
@@ -25,7 +25,7 @@ func tryLock(path string) (*os.File, error) {
 	}
 	file.Close()
 	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return nil, errLocked
+		return nil, ErrLocked
 	}
 	return nil, fmt.Errorf("locking %s: %w", path, err)
 }
