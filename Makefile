@@ -30,6 +30,7 @@ check: ## format, vet, lint and unit tests with the race detector; needs no root
 # -p 1: system tests share ports, mounts and the machine's few cores, so packages take turns.
 test: need-root setup check build ## everything: setup, check, then the tests against real servers; needs root
 	@go run ./test/cluster/devcluster build
+	@go run ./test/vm/run
 	@echo "all tests, with those against real servers"
 	@go run ./scripts/gotest -tags system -p 1 -count=1 -timeout 40m ./...
 
