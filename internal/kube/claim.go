@@ -83,16 +83,19 @@ func reclaimPolicy(class *storagev1.StorageClass) v1.PersistentVolumeReclaimPoli
 // claimWantsNow is claimWants for a claim that most likely does. That is answered
 // from the API server's memory, which costs it a fraction of a read of etcd; only a
 // "no" has to be certain, since that memory may also be older than our cache.
-func claimWantsNow(ctx context.Context, client kubernetes.Interface, c volume.Claim, volumeName string) (bool, error) {
-	if wants, err := claimWants(ctx, client, c, volumeName, metav1.GetOptions{ResourceVersion: "0"}); wants && err == nil {
+func claimWantsNow(ctx context.Context, client kubernetes.Interface, c volume.Claim, volumeName string, mine ownership) (bool, error) {
+	if wants, err := claimWants(ctx, client, c, volumeName, mine, metav1.GetOptions{ResourceVersion: "0"}); wants && err == nil {
 		return true, nil
 	}
-	return claimWants(ctx, client, c, volumeName, metav1.GetOptions{})
+	return claimWants(ctx, client, c, volumeName, mine, metav1.GetOptions{})
 }
 
+// ownership says whether a claim is this instance's to serve.
+type ownership func(*v1.PersistentVolumeClaim) bool
+
 // claimWants says whether the claim, read from the API server and not from our
-// cache, still wants the volume that was or would be made for it.
-func claimWants(ctx context.Context, client kubernetes.Interface, c volume.Claim, volumeName string, how metav1.GetOptions) (bool, error) {
+// cache, still wants the volume that was or would be made for it by us.
+func claimWants(ctx context.Context, client kubernetes.Interface, c volume.Claim, volumeName string, mine ownership, how metav1.GetOptions) (bool, error) {
 	claim, err := client.CoreV1().PersistentVolumeClaims(c.Namespace).Get(ctx, c.Name, how)
 	if apierrors.IsNotFound(err) {
 		return false, nil
@@ -101,5 +104,5 @@ func claimWants(ctx context.Context, client kubernetes.Interface, c volume.Claim
 		return false, fmt.Errorf("reading claim %s: %w", c, err)
 	}
 	bound := claim.Spec.VolumeName
-	return string(claim.UID) == c.UID && claim.DeletionTimestamp == nil && (bound == "" || bound == volumeName), nil
+	return string(claim.UID) == c.UID && claim.DeletionTimestamp == nil && (bound == "" || bound == volumeName) && mine(claim), nil
 }

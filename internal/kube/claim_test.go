@@ -163,21 +163,21 @@ func TestWhetherAClaimWantsAVolume(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			claim := newClaim()
 			c.change(claim)
-			got, err := claimWants(t.Context(), newClient(claim), claimOf(newClaim()), volumeName, metav1.GetOptions{})
+			got, err := claimWants(t.Context(), newClient(claim), claimOf(newClaim()), volumeName, anybodys, metav1.GetOptions{})
 			if err != nil || got != c.want {
 				t.Errorf("got %t, %v; want %t", got, err, c.want)
 			}
 		})
 	}
 	t.Run("gone", func(t *testing.T) {
-		if got, err := claimWants(t.Context(), newClient(), claimOf(newClaim()), volumeName, metav1.GetOptions{}); err != nil || got {
+		if got, err := claimWants(t.Context(), newClient(), claimOf(newClaim()), volumeName, anybodys, metav1.GetOptions{}); err != nil || got {
 			t.Errorf("got %t, %v; want false", got, err)
 		}
 	})
 	t.Run("API server away", func(t *testing.T) {
 		client := newClient(newClaim())
 		failing(client, "get", "persistentvolumeclaims")
-		if got, err := claimWants(t.Context(), client, claimOf(newClaim()), volumeName, metav1.GetOptions{}); !errors.Is(err, errAPI) {
+		if got, err := claimWants(t.Context(), client, claimOf(newClaim()), volumeName, anybodys, metav1.GetOptions{}); !errors.Is(err, errAPI) {
 			t.Errorf("got %t, %v; want the error %v", got, err, errAPI)
 		}
 	})
@@ -192,7 +192,7 @@ func TestAnOldAnswerThatAClaimIsGoneIsNotBelieved(t *testing.T) {
 		}
 		return false, nil, nil
 	})
-	if got, err := claimWantsNow(t.Context(), client, claimOf(newClaim()), volumeName); err != nil || !got {
+	if got, err := claimWantsNow(t.Context(), client, claimOf(newClaim()), volumeName, anybodys); err != nil || !got {
 		t.Errorf("got %t, %v; want true", got, err)
 	}
 }

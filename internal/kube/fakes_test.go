@@ -4,16 +4,20 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
 	v1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 	kubetest "k8s.io/client-go/testing"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
@@ -35,6 +39,7 @@ var errAPI = errors.New("the API server is away")
 type fakeVolumes struct {
 	name string
 	fail error // of each call
+	room int64
 	// during is called in Create, if it is not nil.
 	during func(ctx context.Context)
 
@@ -83,6 +88,8 @@ func (f *fakeVolumes) MarkPublished(_ context.Context, n volume.Name) error {
 	return f.fail
 }
 
+func (f *fakeVolumes) Room(context.Context) (int64, error) { return f.room, nil }
+
 func (f *fakeVolumes) Scavenge(_ context.Context, cluster string, grace time.Duration, wanted volume.Wanted) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -127,7 +134,27 @@ func newVolume(pool, instance, name string) *v1.PersistentVolume {
 	}}
 }
 
-func newClient(objects ...runtime.Object) *fake.Clientset { return fake.NewSimpleClientset(objects...) }
+// newClient is one whose user may do everything.
+func newClient(objects ...runtime.Object) *fake.Clientset {
+	client := fake.NewSimpleClientset(objects...)
+	deny(client)
+	return client
+}
+
+// deny has the user do everything but what is named, as in "patch persistentvolumes".
+func deny(client *fake.Clientset, denied ...string) {
+	client.PrependReactor("create", "selfsubjectaccessreviews", func(action kubetest.Action) (bool, runtime.Object, error) {
+		review := action.(kubetest.CreateAction).GetObject().(*authorizationv1.SelfSubjectAccessReview)
+		asked := review.Spec.ResourceAttributes
+		review.Status.Allowed = !slices.Contains(denied, asked.Verb+" "+asked.Resource)
+		return true, review, nil
+	})
+}
+
+var allRights = rights{cluster: true, lease: true, neighbours: true, finalizers: true}
+
+// anybodys is the ownership of an instance that serves every claim.
+func anybodys(*v1.PersistentVolumeClaim) bool { return true }
 
 // failing makes each call of that verb and resource fail, as without an API server.
 func failing(client *fake.Clientset, verb, resource string) {
@@ -137,9 +164,16 @@ func failing(client *fake.Clientset, verb, resource string) {
 // newProvisioner makes a provisioner whose server's address is "nfs".
 func newProvisioner(client *fake.Clientset, pools ...*Pool) *provisioner {
 	return &provisioner{
-		client: client, pools: pools, cluster: clusterUID,
+		client: client, pools: pools, cluster: clusterUID, taker: newLoneTaker(client, pools[0].Instance),
 		address: newAddressResolver(client, "nfs", 2049, false, true), log: quiet(), observe: func(string, time.Duration, error) {},
 	}
+}
+
+// newLoneTaker makes the taker of an instance that knows no other one.
+func newLoneTaker(client kubernetes.Interface, id string) *taker {
+	i := newInstances(provisioned, func() instance { return instance{id: id} })
+	classes := informers.NewSharedInformerFactory(client, 0).Storage().V1().StorageClasses()
+	return newTaker(client, i, classes.Lister(), quiet())
 }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -3,11 +3,11 @@ package kube
 import (
 	"context"
 	"log/slog"
+	"os"
 	"sync"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller/metrics"
@@ -39,6 +39,9 @@ type FrontEnd struct {
 	o       Options
 	client  Client
 	address addressResolver
+	// node is the one that this instance runs on, if it was told. Of several
+	// instances the one on a pod's node is preferred for its claim.
+	node string
 }
 
 // registerOnce keeps the library from writing to client-go's one scheme each time
@@ -51,36 +54,57 @@ var registerOnce = sync.OnceFunc(func() {
 // NewFrontEnd makes a FrontEnd that does nothing before Run.
 func NewFrontEnd(client Client, o Options) *FrontEnd {
 	registerOnce()
-	return &FrontEnd{o: o, client: client, address: newAddressResolver(client, o.Hostname, o.NFSPort, o.NFSv3, client.inPod)}
+	return &FrontEnd{o: o, client: client, node: os.Getenv(envNodeName), address: newAddressResolver(client, o.Hostname, o.NFSPort, o.NFSv3, client.inPod)}
 }
 
 // Run serves claims until ctx ends. Without the API server or the Lease it does
 // nothing but try to get them back: what is exported does not depend on it.
 func (f *FrontEnd) Run(ctx context.Context) error {
-	cluster := f.clusterID(ctx)
+	r := f.askRights(ctx)
+	cluster := ""
+	if r.cluster {
+		cluster = f.clusterID(ctx)
+	}
 	for ctx.Err() == nil {
-		if err := f.runElected(ctx, func(term context.Context) { f.runTerm(term, cluster) }); err != nil {
+		if !r.lease {
+			f.runTerm(ctx, cluster, r)
+			continue
+		}
+		if err := f.runElected(ctx, func(term context.Context) { f.runTerm(term, cluster, r) }); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// self is what this instance tells others.
+func (f *FrontEnd) self(ctx context.Context) instance {
+	i := instance{id: f.id(), node: f.node, room: make(map[string]int64)}
+	for _, p := range f.o.Pools {
+		room, err := p.Volumes.Room(ctx)
+		if err != nil {
+			f.o.Log.Warn("cannot measure a pool; other instances are asked for volumes before this one", "pool", p.Volumes.Pool(), "err", err)
+		}
+		i.room[p.Volumes.Pool()] = room
+	}
+	return i
+}
+
+// id tells the instances of a provisioner name apart: the identity of its first pool.
+func (f *FrontEnd) id() string { return f.o.Pools[0].Instance }
+
 // clusterID is the uid of the namespace kube-system, which is as old as its
 // cluster and never made again. It waits for the API server.
 func (f *FrontEnd) clusterID(ctx context.Context) string {
 	for {
 		ns, err := f.client.CoreV1().Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
-		switch {
-		case err == nil:
+		if err == nil {
 			return string(ns.UID)
-		case ctx.Err() != nil:
-			return ""
-		case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
-			f.o.Log.Error("no claim can be served: give Berth's service account the verb get on the namespace kube-system, whose uid names the cluster", "err", err)
-		default:
-			f.o.Log.Warn("waiting for the API server; NFS is served meanwhile", "err", err)
 		}
+		if ctx.Err() != nil {
+			return ""
+		}
+		f.o.Log.Warn("waiting for the API server; NFS is served meanwhile", "err", err)
 		select {
 		case <-ctx.Done():
 			return ""

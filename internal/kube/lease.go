@@ -27,7 +27,7 @@ const (
 func (f *FrontEnd) leaseName() string {
 	// The name of an object is a DNS name, which a provisioner's name need not be.
 	name := strings.NewReplacer("/", "-", "_", "-", ".", "-").Replace(f.o.Provisioner)
-	return strings.ToLower(name) + "-" + f.o.Pools[0].Instance
+	return strings.ToLower(name) + "-" + f.id()
 }
 
 // holder is who holds the Lease: this pool on this host. A process that is
@@ -38,7 +38,7 @@ func (f *FrontEnd) holder() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("name of this host: %w", err)
 	}
-	return host + "_" + f.o.Pools[0].Instance, nil
+	return host + "_" + f.id(), nil
 }
 
 // runElected waits for the Lease, then runs term until the Lease is lost or ctx
@@ -53,7 +53,8 @@ func (f *FrontEnd) runElected(ctx context.Context, term func(context.Context)) e
 	elected := make(chan context.Context)
 	lock := &resourcelock.LeaseLock{
 		LeaseMeta:  metav1.ObjectMeta{Namespace: f.client.namespace, Name: f.leaseName()},
-		Client:     f.client.lease.CoordinationV1(),
+		Labels:     map[string]string{labelManagedBy: managedBy},
+		Client:     advertisingLeases{f.client.lease.CoordinationV1(), f.advertise},
 		LockConfig: resourcelock.ResourceLockConfig{Identity: holder},
 	}
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
@@ -102,6 +103,15 @@ func (f *FrontEnd) runElected(ctx context.Context, term func(context.Context)) e
 	<-stopped
 	f.giveBack(context.WithoutCancel(ctx), lock)
 	return nil
+}
+
+// advertise is what the Lease tells other instances.
+func (f *FrontEnd) advertise(ctx context.Context) map[string]string {
+	said, err := f.self(ctx).annotations(f.o.Provisioner)
+	if err != nil {
+		f.o.Log.Error("cannot tell other instances of this one", "err", err)
+	}
+	return said
 }
 
 // giveBack spares whoever waits for the Lease the time that it takes to run out.

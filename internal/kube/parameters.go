@@ -57,6 +57,16 @@ func parseParameters(given map[string]string, pools []*Pool) (parameters, error)
 	return p, nil
 }
 
+// poolParameter is the pool that a class names; "" if it names none.
+func poolParameter(given map[string]string) string {
+	for key, value := range given {
+		if strings.EqualFold(key, "pool") {
+			return value
+		}
+	}
+	return ""
+}
+
 func choosePool(name string, pools []*Pool) (*Pool, error) {
 	if name == "" && len(pools) == 1 {
 		return pools[0], nil

@@ -23,6 +23,7 @@ type Volumes interface {
 	Create(ctx context.Context, s volume.Spec) (volume.Volume, error)
 	Delete(ctx context.Context, n volume.Name, cluster string) error
 	MarkPublished(ctx context.Context, n volume.Name) error
+	Room(ctx context.Context) (int64, error)
 	Scavenge(ctx context.Context, cluster string, grace time.Duration, wanted volume.Wanted) (int, error)
 }
 
@@ -40,6 +41,7 @@ type provisioner struct {
 	pools   []*Pool
 	cluster string
 	address addressResolver
+	taker   *taker
 	log     *slog.Logger
 	observe func(operation string, took time.Duration, err error)
 }
@@ -64,14 +66,17 @@ func (p *provisioner) Provision(ctx context.Context, o controller.ProvisionOptio
 	}
 	// The library's cache may be behind: a volume made for a claim that is gone
 	// would be made in vain.
-	wanted, err := claimWantsNow(ctx, p.client, spec.Claim, o.PVName)
+	wanted, err := claimWantsNow(ctx, p.client, spec.Claim, o.PVName, p.taker.mine)
 	if err != nil {
 		return nil, controller.ProvisioningNoChange, err
 	}
 	if !wanted {
-		return nil, controller.ProvisioningFinished, &controller.IgnoredError{Reason: "the claim is gone or bound"}
+		return nil, controller.ProvisioningFinished, &controller.IgnoredError{Reason: "the claim is gone, bound, or another instance's"}
 	}
 	v, err := params.pool.Volumes.Create(ctx, spec)
+	if errors.Is(err, volume.ErrNoSpace) {
+		p.taker.passOn(ctx, o.PVC)
+	}
 	if err != nil {
 		return nil, stateOf(err), err
 	}
@@ -144,6 +149,9 @@ func (p *provisioner) poolOf(pv *v1.PersistentVolume) *Pool {
 	}
 	return nil
 }
+
+// owns says whether this instance made a PersistentVolume.
+func (p *provisioner) owns(pv *v1.PersistentVolume) bool { return p.poolOf(pv) != nil }
 
 // volumeOf gives the volume that a PersistentVolume of ours stands for. Who can
 // edit a PersistentVolume could otherwise have any volume deleted; its name cannot

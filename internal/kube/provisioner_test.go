@@ -82,10 +82,10 @@ func TestProvisionRefuses(t *testing.T) {
 			want: controller.ProvisioningFinished, err: volume.ErrInvalid, text: `unknown StorageClass parameter "x"`},
 		{name: "a selector", claim: func(c *v1.PersistentVolumeClaim) { c.Spec.Selector = &metav1.LabelSelector{} },
 			want: controller.ProvisioningFinished, err: volume.ErrInvalid, text: "selector"},
-		{name: "a claim that is gone", want: controller.ProvisioningFinished, text: "gone or bound"},
-		{name: "a claim made anew under the name", stored: []func(*v1.PersistentVolumeClaim){withUID("other")}, want: controller.ProvisioningFinished, text: "gone or bound"},
-		{name: "a claim bound elsewhere", stored: []func(*v1.PersistentVolumeClaim){boundTo("pvc-other")}, want: controller.ProvisioningFinished, text: "gone or bound"},
-		{name: "a claim that is being deleted", stored: []func(*v1.PersistentVolumeClaim){beingDeleted}, want: controller.ProvisioningFinished, text: "gone or bound"},
+		{name: "a claim that is gone", want: controller.ProvisioningFinished, text: "gone, bound"},
+		{name: "a claim made anew under the name", stored: []func(*v1.PersistentVolumeClaim){withUID("other")}, want: controller.ProvisioningFinished, text: "gone, bound"},
+		{name: "a claim bound elsewhere", stored: []func(*v1.PersistentVolumeClaim){boundTo("pvc-other")}, want: controller.ProvisioningFinished, text: "gone, bound"},
+		{name: "a claim that is being deleted", stored: []func(*v1.PersistentVolumeClaim){beingDeleted}, want: controller.ProvisioningFinished, text: "gone, bound"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			pool, volumes := newPool("local")

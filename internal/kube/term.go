@@ -32,11 +32,24 @@ const (
 
 // runTerm serves claims until ctx ends, with a controller and caches of its own,
 // and returns when all its workers have stopped.
-func (f *FrontEnd) runTerm(ctx context.Context, cluster string) {
-	p := &provisioner{client: f.client, pools: f.o.Pools, cluster: cluster, address: f.address, log: f.o.Log, observe: f.o.Observe}
+func (f *FrontEnd) runTerm(ctx context.Context, cluster string, r rights) {
 	// Half of an object's size in memory is the account of who set which field.
 	factory := informers.NewSharedInformerFactoryWithOptions(f.client, controller.DefaultResyncPeriod, informers.WithTransform(stripManagedFields))
-	volumes := factory.Core().V1().PersistentVolumes().Informer()
+	neighbours := newInstances(f.o.Provisioner, func() instance { return f.self(ctx) })
+	neighbours.blind = !r.neighbours
+	taker := newTaker(f.client, neighbours, factory.Storage().V1().StorageClasses().Lister(), f.o.Log)
+	p := &provisioner{
+		client: f.client, pools: f.o.Pools, cluster: cluster, address: f.address, taker: taker, log: f.o.Log, observe: f.o.Observe,
+	}
+	volumes, claims := factory.Core().V1().PersistentVolumes().Informer(), factory.Core().V1().PersistentVolumeClaims().Informer()
+	if _, err := claims.AddEventHandler(taker.handler()); err != nil {
+		f.o.Log.Error("cannot watch claims", "err", err)
+		return
+	}
+	if err := f.watchNeighbours(ctx, neighbours); err != nil {
+		f.o.Log.Error("cannot watch other instances", "err", err)
+		return
+	}
 	published := f.markPublished(ctx, p)
 	if _, err := volumes.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: published, UpdateFunc: func(_, o any) { published(o) }}); err != nil {
 		f.o.Log.Error("cannot watch PersistentVolumes", "err", err)
@@ -44,7 +57,7 @@ func (f *FrontEnd) runTerm(ctx context.Context, cluster string) {
 	}
 	library := controller.NewProvisionController(ctx, f.client, f.o.Provisioner, p,
 		controller.LeaderElection(false),
-		controller.AddFinalizer(true),
+		controller.AddFinalizer(r.finalizers),
 		controller.Threadiness(f.o.Workers),
 		controller.FailedProvisionThreshold(f.o.FailedRetryThreshold),
 		controller.FailedDeleteThreshold(0), // a volume that cannot be deleted now must not be left for ever
@@ -52,14 +65,15 @@ func (f *FrontEnd) runTerm(ctx context.Context, cluster string) {
 		// Without it the library deletes the volume when saving its PersistentVolume
 		// failed five times, also if the last try timed out but went through.
 		controller.CreateProvisionedPVLimiter(workqueue.NewTypedItemExponentialFailureRateLimiter[string](saveMin, saveMax)),
-		controller.ClaimsInformer(factory.Core().V1().PersistentVolumeClaims().Informer()),
-		controller.VolumesInformer(ownVolumes{volumes, p}),
+		controller.ClaimsInformer(filtered{claims, ofClaims(taker.mine)}),
+		controller.VolumesInformer(filtered{volumes, ofVolumes(p.owns)}),
 		controller.ClassesInformer(factory.Storage().V1().StorageClasses().Informer()),
 		controller.MetricsInstance(f.o.Metrics),
 	)
 	var workers sync.WaitGroup
 	library.ControllerWaitGroup(&workers)
 	workers.Go(func() { f.scavenge(ctx, p) })
+	workers.Go(func() { taker.run(ctx) })
 	factory.Start(ctx.Done())
 	f.o.Log.Info("serving claims")
 	library.Run(ctx)
@@ -67,24 +81,56 @@ func (f *FrontEnd) runTerm(ctx context.Context, cluster string) {
 	factory.Shutdown()
 }
 
-// ownVolumes hides all PersistentVolumes but ours from the library's work. It
-// would put its finalizer on each that bears the provisioner's name, also on those
-// of another instance, or of the program that Berth takes the place of, where
-// nobody would ever remove it.
-type ownVolumes struct {
-	cache.SharedIndexInformer
-	provisioner *provisioner
+// watchNeighbours has i told of the Leases of other instances until ctx ends, and
+// returns when it knows those that there are.
+func (f *FrontEnd) watchNeighbours(ctx context.Context, i *instances) error {
+	if i.blind {
+		return nil
+	}
+	factory := informers.NewSharedInformerFactoryWithOptions(f.client, 0, informers.WithNamespace(f.client.namespace), informers.WithTransform(stripManagedFields),
+		informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = labelManagedBy + "=" + managedBy }))
+	leases := factory.Coordination().V1().Leases().Informer()
+	registration, err := leases.AddEventHandler(i.handler())
+	if err != nil {
+		return err
+	}
+	factory.Start(ctx.Done())
+	cache.WaitForCacheSync(ctx.Done(), registration.HasSynced)
+	return nil
 }
 
-func (o ownVolumes) AddEventHandlerWithResyncPeriod(h cache.ResourceEventHandler, resync time.Duration) (cache.ResourceEventHandlerRegistration, error) {
+// filtered hides from the library what is not this instance's. It would put its
+// finalizer on each PersistentVolume that bears the provisioner's name, also on
+// those of another instance, or of the program that Berth takes the place of, where
+// nobody would ever remove it; and it would make volumes for claims that another
+// instance has taken.
+type filtered struct {
+	cache.SharedIndexInformer
+	ours func(any) bool
+}
+
+func (f filtered) AddEventHandlerWithResyncPeriod(h cache.ResourceEventHandler, resync time.Duration) (cache.ResourceEventHandlerRegistration, error) {
 	ours := func(object any) bool {
 		if deleted, ok := object.(cache.DeletedFinalStateUnknown); ok {
 			object = deleted.Obj
 		}
-		pv, ok := object.(*v1.PersistentVolume)
-		return ok && o.provisioner.poolOf(pv) != nil
+		return f.ours(object)
 	}
-	return o.SharedIndexInformer.AddEventHandlerWithResyncPeriod(cache.FilteringResourceEventHandler{FilterFunc: ours, Handler: h}, resync)
+	return f.SharedIndexInformer.AddEventHandlerWithResyncPeriod(cache.FilteringResourceEventHandler{FilterFunc: ours, Handler: h}, resync)
+}
+
+func ofClaims(ours func(*v1.PersistentVolumeClaim) bool) func(any) bool {
+	return func(object any) bool {
+		claim, ok := object.(*v1.PersistentVolumeClaim)
+		return ok && ours(claim)
+	}
+}
+
+func ofVolumes(ours func(*v1.PersistentVolume) bool) func(any) bool {
+	return func(object any) bool {
+		pv, ok := object.(*v1.PersistentVolume)
+		return ok && ours(pv)
+	}
 }
 
 func stripManagedFields(object any) (any, error) {
@@ -147,5 +193,5 @@ func (p *provisioner) wanted(ctx context.Context, pool *Pool, v volume.Volume) (
 	case !apierrors.IsNotFound(err):
 		return false, fmt.Errorf("reading PersistentVolume %s: %w", v.Name, err)
 	}
-	return claimWants(ctx, p.client, v.Claim, v.Name.String(), metav1.GetOptions{})
+	return claimWants(ctx, p.client, v.Claim, v.Name.String(), p.taker.mayBeMine, metav1.GetOptions{})
 }

@@ -110,6 +110,45 @@ func TestFrontEndServesAClaimFromBeginningToEnd(t *testing.T) {
 	}
 }
 
+// The roles that nfs-provisioner's users have lack what is denied here.
+func TestFrontEndServesWithTheRoleOfAPredecessor(t *testing.T) {
+	client := newClient(servedObjects()...)
+	deny(client, "get namespaces", "get leases", "list leases", "patch persistentvolumes")
+	for _, verb := range []string{"get", "list", "watch", "create", "update"} {
+		failing(client, verb, "leases")
+	}
+	failing(client, "get", "namespaces")
+	failing(client, "patch", "persistentvolumes")
+	pool, volumes := newPool("local")
+	ctx, cancel := context.WithCancel(klog.NewContext(t.Context(), logr.Discard()))
+	ended := make(chan error)
+	go func() { ended <- newFrontEnd(client, pool).Run(ctx) }()
+
+	pvs := client.CoreV1().PersistentVolumes()
+	var pv *v1.PersistentVolume
+	eventually(func() (found bool) {
+		var err error
+		pv, err = pvs.Get(ctx, volumeName, metav1.GetOptions{})
+		return err == nil
+	})
+	if len(pv.Finalizers) > 0 {
+		t.Errorf("the PersistentVolume has finalizers %v that nobody may remove", pv.Finalizers)
+	}
+	pv.Status.Phase = v1.VolumeReleased
+	if _, err := pvs.Update(ctx, pv, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(func() bool { return volumes.count(&volumes.deleted) > 0 })
+	eventually(func() bool { _, err := pvs.Get(ctx, volumeName, metav1.GetOptions{}); return err != nil })
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff([]string{volumeName + " "}, volumes.deleted); diff != "" {
+		t.Errorf("deleted, with no cluster (-want +got):\n%s", diff)
+	}
+}
+
 // The library's finalizer on what is not ours would never be removed.
 func TestOnlyPersistentVolumesOfOursGetAFinalizer(t *testing.T) {
 	bound := func(name, instance string) *v1.PersistentVolume {
@@ -127,7 +166,7 @@ func TestOnlyPersistentVolumesOfOursGetAFinalizer(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		newFrontEnd(client, pool).runTerm(ctx, clusterUID)
+		newFrontEnd(client, pool).runTerm(ctx, clusterUID, allRights)
 	}()
 	finalizers := func(name string) []string {
 		pv, err := client.CoreV1().PersistentVolumes().Get(t.Context(), name, metav1.GetOptions{})
@@ -167,7 +206,7 @@ func TestTermEndsWhenItsWorkersHave(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		newFrontEnd(newClient(servedObjects()...), pool).runTerm(ctx, clusterUID)
+		newFrontEnd(newClient(servedObjects()...), pool).runTerm(ctx, clusterUID, allRights)
 	}()
 	<-begun
 	cancel()

@@ -20,6 +20,7 @@ type Pool struct {
 	IDs        *export.IDs // of the server, shared by its pools
 	ExportPath string      // clients mount a volume at ExportPath/<its path>; absolute
 	Clients    export.Clients
+	MaxVolumes int // 0: as many as the server has export ids for
 	Log        *slog.Logger
 	// Observe is told of each finished operation, for metrics. It may be nil.
 	Observe func(operation string, took time.Duration, err error)
@@ -32,6 +33,7 @@ type Manager struct {
 	meter Meter // nil if the backend cannot tell its capacity
 	names nameLock
 	purge *purger
+	tally tally // of all volumes that are not discarded
 	now   func() time.Time
 	// unusable are volumes whose records name an export id of another volume:
 	// whatever is done by that id is done to the other. Recover fills it in.
@@ -100,7 +102,16 @@ func (m *Manager) get(ctx context.Context, n Name) (Volume, error) {
 	return m.pool.Backend.Get(ctx, n)
 }
 
-func (m *Manager) createNew(ctx context.Context, s Spec) (Volume, error) {
+func (m *Manager) createNew(ctx context.Context, s Spec) (v Volume, err error) {
+	if !m.tally.add(s.Name, s.Size, m.pool.MaxVolumes) {
+		return Volume{}, fmt.Errorf("%w: volume %s: pool %s has %d volumes already and may have no more", ErrNoSpace, s.Name, m.pool.Name, m.pool.MaxVolumes)
+	}
+	recorded := false
+	defer func() {
+		if !recorded {
+			m.tally.remove(s.Name)
+		}
+	}()
 	if m.meter != nil {
 		room, err := m.meter.Capacity(ctx)
 		if err != nil {
@@ -118,12 +129,13 @@ func (m *Manager) createNew(ctx context.Context, s Spec) (Volume, error) {
 	s.Export.ID = id
 	s.Export.FSID = export.NewFSID(m.pool.Name + "/" + s.Name.String())
 	s.Export.Path = path.Join(m.pool.ExportPath, s.Path.String())
-	v, err := m.pool.Backend.Create(ctx, s)
-	if err != nil {
+	recorded = true
+	if v, err = m.pool.Backend.Create(ctx, s); err != nil {
 		// Only if no record came to be is the id free again. If that cannot be
 		// told, it stays taken until the next start reads the records.
 		if _, getErr := m.pool.Backend.Get(context.WithoutCancel(ctx), s.Name); errors.Is(getErr, ErrNotFound) {
 			m.pool.IDs.Return(id)
+			recorded = false
 		}
 		return Volume{}, err
 	}
@@ -131,7 +143,8 @@ func (m *Manager) createNew(ctx context.Context, s Spec) (Volume, error) {
 }
 
 // Delete takes the volume out of clients' sight for good; its bytes are freed in
-// the background. The cluster must be the record's: ErrForeign if it is not. A
+// the background. The cluster must be the record's, if
+// that names one: ErrForeign if it is not. A
 // volume without a record is gone already, which is success.
 func (m *Manager) Delete(ctx context.Context, n Name, cluster string) (err error) {
 	defer m.observe("delete", &err)()
@@ -150,7 +163,7 @@ func (m *Manager) Delete(ctx context.Context, n Name, cluster string) (err error
 	if err != nil {
 		return err
 	}
-	if v.Cluster != cluster {
+	if v.Cluster != "" && v.Cluster != cluster {
 		return fmt.Errorf("%w: volume %s belongs to cluster %s, not to %s", ErrForeign, n, v.Cluster, cluster)
 	}
 	return m.discard(ctx, v)
@@ -168,6 +181,7 @@ func (m *Manager) discard(ctx context.Context, v Volume) error {
 	if err := m.pool.Backend.Discard(ctx, v.Name); err != nil && !errors.Is(err, ErrNotFound) {
 		return err
 	}
+	m.tally.remove(v.Name)
 	m.purge.add(v.Name)
 	return nil
 }

@@ -34,6 +34,9 @@ func (m *Manager) Recover(ctx context.Context) ([]export.Export, error) {
 			m.unusable[v.Name] = err
 			continue
 		}
+		if v.State != StateDiscarded {
+			m.tally.add(v.Name, v.Size, 0)
+		}
 		switch v.State {
 		case StateReady:
 			want = append(want, v.AsExport(m.pool.Clients))

@@ -76,7 +76,7 @@ type Spec struct {
 	Size    int64   // bytes, more than 0
 	Inodes  int64   // how many files and folders it may hold; 0: as many as the pool can
 	Claim   Claim
-	Cluster string // which cluster the claim is of: the uid of its namespace kube-system
+	Cluster string // which cluster the claim is of: the uid of its namespace kube-system; "" if that may not be read
 	Reclaim Reclaim
 	Owner   Owner
 	Export  ExportRef
@@ -139,7 +139,7 @@ func New(s Spec, now time.Time) Volume {
 
 // Is says whether v is the volume that s asks for, however far it got.
 func (v Volume) Is(s Spec) bool {
-	return v.Name == s.Name && v.Claim == s.Claim && v.Cluster == s.Cluster
+	return v.Name == s.Name && v.Claim == s.Claim && (v.Cluster == s.Cluster || v.Cluster == "")
 }
 
 // AsExport is the export that v's record wants, to be mounted by clients.

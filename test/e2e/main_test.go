@@ -41,6 +41,9 @@ func TestMain(m *testing.M) {
 // runTests runs the tests with one cluster for all. Whatever they make is made
 // below one folder, which at the end nobody may use any more.
 func runTests(m *testing.M) (status int, err error) {
+	if err := harness.OwnMounts(); err != nil {
+		return 1, err
+	}
 	folder, err := os.MkdirTemp("", "berth-e2e-")
 	if err != nil {
 		return 1, err

@@ -88,6 +88,11 @@ type Process struct {
 // Start starts a program whose output goes to the end of logFile. It dies with the
 // calling process, however that ends.
 func Start(logFile, binary string, args ...string) (*Process, error) {
+	return StartWith(nil, logFile, binary, args...)
+}
+
+// StartWith is Start with more environment.
+func StartWith(env []string, logFile, binary string, args ...string) (*Process, error) {
 	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, err
@@ -95,6 +100,7 @@ func Start(logFile, binary string, args ...string) (*Process, error) {
 	defer log.Close()
 	cmd := exec.Command(binary, args...)
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), env...)
 	p, err := tied.Start(cmd)
 	if err != nil {
 		return nil, err
@@ -130,6 +136,7 @@ type Options struct {
 	Config      string   // more YAML for berth.yaml, below the pool and the NFS server; see writeConfig
 	Ganesha     string   // more YAML for the key ganesha, as in "gracePeriod: 5s"
 	Args        []string // more arguments, as in "--standby"
+	Env         []string // more environment, as in "NODE_NAME=n1"
 }
 
 // Address is where the NFS server of b answers.
@@ -145,7 +152,7 @@ func StartBerth(o Options) (*Berth, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := Start(filepath.Join(o.Folder, "berth.log"), o.Binary, append([]string{"serve", "--config", file}, o.Args...)...)
+	p, err := StartWith(o.Env, filepath.Join(o.Folder, "berth.log"), o.Binary, append([]string{"serve", "--config", file}, o.Args...)...)
 	if err != nil {
 		return nil, err
 	}
