@@ -142,7 +142,8 @@ func (a *app) setupServer() error {
 		}
 		p.manager = volume.NewManager(volume.Pool{
 			Name: p.config.Name, Backend: p.backend, Server: a.server, IDs: a.ids, ExportPath: p.config.ExportPath, Clients: clients,
-			Log: a.log.With("component", "volumes", "pool", p.config.Name), Observe: a.metrics.Operation(p.config.Name),
+			MaxVolumes: p.config.MaxVolumes,
+			Log:        a.log.With("component", "volumes", "pool", p.config.Name), Observe: a.metrics.Operation(p.config.Name),
 		})
 	}
 	return nil
@@ -161,13 +162,20 @@ func (a *app) setupFrontEnds(client kube.Client) error {
 		if pools[name] == nil {
 			names = append(names, name)
 		}
+		var gids volume.GIDRange
+		if p.config.GIDRange != "" {
+			var err error
+			if gids, err = volume.ParseGIDRange(p.config.GIDRange); err != nil {
+				return fmt.Errorf("pool %s: %w", p.config.Name, err)
+			}
+		}
 		d := p.config.Defaults
 		squash := export.SquashNone
 		if d.RootSquash {
 			squash = export.SquashRoot
 		}
 		pools[name] = append(pools[name], &kube.Pool{
-			Volumes: p.manager, Instance: p.backend.Identity(), Squash: squash,
+			Volumes: p.manager, Instance: p.backend.Identity(), Squash: squash, GIDs: gids,
 			Owner: volume.Owner{UID: d.UID, GID: d.GID, Mode: uint32(d.Mode)},
 		})
 	}

@@ -32,6 +32,8 @@ type Pool struct {
 	Exporter    string   `json:"exporter"`
 	ExportPath  string   `json:"exportPath"` // clients mount <exportPath>/<volume>
 	Clients     []string `json:"clients"`    // who may mount; see export.ParseClients
+	MaxVolumes  int      `json:"maxVolumes"` // 0: no limit
+	GIDRange    string   `json:"gidRange"`   // for classes with gid: auto; see volume.ParseGIDRange
 	Defaults    Defaults `json:"defaults"`
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -99,6 +100,7 @@ func TestNFSProvisionerFlags(t *testing.T) {
 		for _, a := range []string{
 			"provisioner=acme.io/x", "master=http://127.0.0.1:8080", "kubeconfig=/k", "run-server=true", "use-ganesha=true",
 			"grace-period=0", "root-squash", "failed-retry-threshold=3", "server-hostname=nfs.acme.io",
+			"export-subnet=10.0.0.0/8,192.168.7.0/24", "max-exports=50", "leader-elect=true", "gid-range=5000-5999",
 		} {
 			args = append(args, dash+a)
 		}
@@ -108,7 +110,8 @@ func TestNFSProvisionerFlags(t *testing.T) {
 		}
 		if c.Pools[0].Provisioner != "acme.io/x" || !c.Pools[0].Defaults.RootSquash || c.Ganesha.GracePeriod != 0 ||
 			c.Kubernetes.Master != "http://127.0.0.1:8080" || c.Kubernetes.Kubeconfig != "/k" ||
-			c.Kubernetes.FailedRetryThreshold != 3 || c.Server.Hostname != "nfs.acme.io" {
+			c.Kubernetes.FailedRetryThreshold != 3 || c.Server.Hostname != "nfs.acme.io" ||
+			!slices.Equal(c.Pools[0].Clients, []string{"10.0.0.0/8", "192.168.7.0/24"}) || c.Pools[0].MaxVolumes != 50 || c.Pools[0].GIDRange != "5000-5999" {
 			t.Errorf("%sflags gave %+v", dash, c)
 		}
 	}
@@ -122,6 +125,10 @@ func TestNFSProvisionerRefusals(t *testing.T) {
 		"-grace-period=-1":                     "0 to 180",
 		"-run-server=false":                    "not supported yet",
 		"-failed-retry-threshold=-1":           "below 0",
+		"-max-exports=0":                       "no volume at all",
+		"-export-subnet=10.1.0.0/8":            "10.0.0.0/8 is meant",
+		"-export-subnet=":                      "neither an IP address",
+		"-gid-range=5":                         "not a range",
 		"-provisioner=a/b/c":                   "is not a name like",
 		"-provisoner=x":                        `did you mean "provisioner"?`,
 		"serve":                                `unexpected argument "serve"`,

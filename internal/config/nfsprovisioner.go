@@ -23,12 +23,14 @@ type nfsProvisionerFlags struct {
 	provisioner, master, kubeconfig, hostname string
 	exportSubnet                              string
 	runServer, useGanesha, rootSquash         bool
+	leaderElect                               bool
 	gracePeriod, failedRetryThreshold         int
+	maxExports                                int
 
-	exportRoot, runDir, listen, http, logLevel string
-	port, workers, burst                       int
-	qps                                        float64
-	standby                                    bool
+	exportRoot, runDir, listen, http, logLevel, gidRange string
+	port, workers, burst                                 int
+	qps                                                  float64
+	standby                                              bool
 }
 
 func (f *nfsProvisionerFlags) register(set *flag.FlagSet) {
@@ -41,9 +43,12 @@ func (f *nfsProvisionerFlags) register(set *flag.FlagSet) {
 	set.BoolVar(&f.rootSquash, "root-squash", false, "map clients' root to nobody")
 	set.IntVar(&f.failedRetryThreshold, "failed-retry-threshold", 10, "`number` of failures after which a claim is given up; 0: never")
 	set.StringVar(&f.exportSubnet, "export-subnet", "*", "`networks` like 10.0.0.0/8, with commas between them, that may mount; *: all")
+	set.IntVar(&f.maxExports, "max-exports", -1, "`number` of volumes at the most; negative: no limit")
+	set.BoolVar(&f.leaderElect, "leader-elect", false, "accepted, and without effect: Berth always keeps a Lease, of its own, which it may lose without NFS ending")
 	set.StringVar(&f.hostname, "server-hostname", "", "`address` of the NFS server in PersistentVolumes")
 
 	set.StringVar(&f.exportRoot, "export-root", nfsProvisionerRoot, "Berth's: `path` of the directory that holds the volumes; they are exported under the same path")
+	set.StringVar(&f.gidRange, "gid-range", "", "Berth's: `range` like 5000-5999 of groups for StorageClasses with gid: auto")
 	set.StringVar(&f.runDir, "run-dir", "", "Berth's: `path` of the directory in which a folder for sockets is made (default /run/berth)")
 	set.StringVar(&f.listen, "nfs-listen", "", "Berth's: IP `address` to serve NFS on (default: all)")
 	set.IntVar(&f.port, "nfs-port", 2049, "Berth's: `port` of NFS")
@@ -102,6 +107,8 @@ func (f nfsProvisionerFlags) validate() error {
 		return fmt.Errorf("-grace-period=%d is not 0 to 180 seconds", f.gracePeriod)
 	case !f.runServer:
 		return errors.New("-run-server=false is not supported yet: Berth exports by an NFS-Ganesha of its own only")
+	case f.maxExports == 0:
+		return errors.New("-max-exports=0 would make no volume at all; leave it out, or give a negative number, for no limit")
 	case f.failedRetryThreshold < 0:
 		return fmt.Errorf("-failed-retry-threshold=%d is below 0", f.failedRetryThreshold)
 	}
@@ -118,6 +125,8 @@ func (f nfsProvisionerFlags) config() Config {
 		Exporter:    ExporterGanesha,
 		ExportPath:  root, // PersistentVolumes of nfs-provisioner name the path on its disk
 		Clients:     strings.Split(f.exportSubnet, ","),
+		MaxVolumes:  max(0, f.maxExports),
+		GIDRange:    f.gidRange,
 		Defaults:    Defaults{Mode: DefaultMode, RootSquash: f.rootSquash},
 	}}
 	c.Ganesha.Listen = f.listen

@@ -17,6 +17,7 @@ import (
 
 	"github.com/berth-storage/berth/internal/export"
 	"github.com/berth-storage/berth/internal/suggest"
+	"github.com/berth-storage/berth/internal/volume"
 )
 
 // Load reads the file at path.
@@ -154,6 +155,14 @@ func (p Pool) validate(before []Pool) error {
 	}
 	if _, err := export.ParseClients(p.Clients); err != nil {
 		return err
+	}
+	if p.MaxVolumes < 0 {
+		return fmt.Errorf("maxVolumes: %d is below 0", p.MaxVolumes)
+	}
+	if p.GIDRange != "" {
+		if _, err := volume.ParseGIDRange(p.GIDRange); err != nil {
+			return fmt.Errorf("gidRange: %w", err)
+		}
 	}
 	for _, q := range before {
 		switch {

@@ -17,12 +17,20 @@ import (
 type parameters struct {
 	pool   *Pool
 	owner  volume.Owner
+	gids   volume.GIDRange // if not zero, in place of owner.GID
 	squash export.Squash
+	// mountOptions are those of the class's parameter, for classes that have none
+	// of their own.
+	mountOptions string
 }
+
+// modeOfGroup is the mode of a volume whose class gives it a group and no mode:
+// for the group. Kubelet looks at it when it unmounts, for which the x is.
+const modeOfGroup = 0o2771
 
 // classParameters are the names that a StorageClass may use. Case does not
 // matter, as with the provisioners that Berth takes the place of.
-var classParameters = []string{"pool", "mode", "uid", "gid", "rootSquash"}
+var classParameters = []string{"pool", "mode", "uid", "gid", "rootSquash", "mountOptions"}
 
 // parseParameters reads the parameters of a class for one of pools. Anything that
 // is not known is an error: a misspelt "rootSquash" must not give an open export.
@@ -53,6 +61,9 @@ func parseParameters(given map[string]string, pools []*Pool) (parameters, error)
 		if err := p.set(key, value); err != nil {
 			return parameters{}, fmt.Errorf("%w: StorageClass parameter %s: %q is not %w", volume.ErrInvalid, key, value, err)
 		}
+	}
+	if _, says := values["mode"]; !says && (p.gids != volume.GIDRange{} || values["gid"] != "" && p.owner.GID != 0) {
+		p.owner.Mode = modeOfGroup
 	}
 	return p, nil
 }
@@ -93,17 +104,15 @@ func (p *parameters) set(key, value string) error {
 			return fmt.Errorf("an octal mode like 0770")
 		}
 		p.owner.Mode = uint32(mode)
-	case "uid", "gid":
+	case "gid":
+		return p.setGroup(value)
+	case "uid":
 		id, err := strconv.ParseUint(value, 10, 32)
 		// chown(2) takes the greatest number for "as it is".
 		if err != nil || id == math.MaxUint32 {
 			return fmt.Errorf("a number from 0 to %d", uint32(math.MaxUint32-1))
 		}
-		if key == "uid" {
-			p.owner.UID = uint32(id)
-		} else {
-			p.owner.GID = uint32(id)
-		}
+		p.owner.UID = uint32(id)
 	case "rootSquash":
 		squash, err := strconv.ParseBool(value)
 		if err != nil {
@@ -113,6 +122,27 @@ func (p *parameters) set(key, value string) error {
 		if squash {
 			p.squash = export.SquashRoot
 		}
+	case "mountOptions":
+		p.mountOptions = value
 	}
+	return nil
+}
+
+func (p *parameters) setGroup(value string) error {
+	switch strings.ToLower(value) {
+	case "none":
+		p.owner.GID = 0
+		return nil
+	case "auto":
+		if p.gids = p.pool.GIDs; p.gids == (volume.GIDRange{}) {
+			return fmt.Errorf("possible, because pool %s has no gidRange", p.pool.Volumes.Pool())
+		}
+		return nil
+	}
+	gid, err := strconv.ParseUint(value, 10, 32)
+	if err != nil || gid == math.MaxUint32 {
+		return fmt.Errorf("none, auto, or a number from 0 to %d", uint32(math.MaxUint32-1))
+	}
+	p.owner.GID = uint32(gid)
 	return nil
 }

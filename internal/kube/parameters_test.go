@@ -11,6 +11,7 @@ import (
 
 func TestParameters(t *testing.T) {
 	pool, _ := newPool("local")
+	pool.GIDs = volume.GIDRange{First: 7, Last: 9}
 	defaults := parameters{pool: pool, owner: pool.Owner, squash: pool.Squash}
 	with := func(change func(*parameters)) parameters {
 		p := defaults
@@ -24,11 +25,16 @@ func TestParameters(t *testing.T) {
 	}{
 		{"none", nil, defaults},
 		{"all", map[string]string{"pool": "local", "mode": "1777", "uid": "1000", "gid": "4294967294", "rootSquash": "true"},
-			parameters{pool, volume.Owner{UID: 1000, GID: 4294967294, Mode: 0o1777}, export.SquashRoot}},
+			parameters{pool: pool, owner: volume.Owner{UID: 1000, GID: 4294967294, Mode: 0o1777}, squash: export.SquashRoot}},
 		{"in another case", map[string]string{"POOL": "local", "Mode": "0700", "Uid": "0", "gId": "5", "rootsquash": "TRUE"},
-			parameters{pool, volume.Owner{UID: 0, GID: 5, Mode: 0o700}, export.SquashRoot}},
+			parameters{pool: pool, owner: volume.Owner{UID: 0, GID: 5, Mode: 0o700}, squash: export.SquashRoot}},
 		{"mode with a leading 0", map[string]string{"mode": "00770"}, with(func(p *parameters) { p.owner.Mode = 0o770 })},
 		{"mode 0", map[string]string{"mode": "0"}, with(func(p *parameters) { p.owner.Mode = 0 })},
+		{"a group alone lets the group in", map[string]string{"gid": "5"}, with(func(p *parameters) { p.owner.GID, p.owner.Mode = 5, 0o2771 })},
+		{"a group and a mode", map[string]string{"gid": "5", "mode": "0750"}, with(func(p *parameters) { p.owner.GID, p.owner.Mode = 5, 0o750 })},
+		{"no group", map[string]string{"gid": "none"}, with(func(p *parameters) { p.owner.GID = 0 })},
+		{"a group of its own", map[string]string{"gid": "Auto"}, with(func(p *parameters) { p.gids, p.owner.Mode = pool.GIDs, 0o2771 })},
+		{"mount options", map[string]string{"mountOptions": "vers=4.1,hard"}, with(func(p *parameters) { p.mountOptions = "vers=4.1,hard" })},
 		{"no squash", map[string]string{"rootSquash": "false"}, with(func(p *parameters) { p.squash = export.SquashNone })},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -59,7 +65,7 @@ func TestParametersThatAreRefused(t *testing.T) {
 		want  string
 	}{
 		{"misspelt", map[string]string{"rootSquas": "true"}, `unknown StorageClass parameter "rootSquas", did you mean "rootSquash"?`},
-		{"nothing alike", map[string]string{"archiveOnDelete": "x"}, `unknown StorageClass parameter "archiveOnDelete"; known are pool, mode, uid, gid, rootSquash`},
+		{"nothing alike", map[string]string{"archiveOnDelete": "x"}, `unknown StorageClass parameter "archiveOnDelete"; known are pool, mode, uid, gid, rootSquash, mountOptions`},
 		{"empty name", map[string]string{"": "x"}, `unknown StorageClass parameter ""`},
 		{"twice in different case", map[string]string{"rootSquash": "true", "rootsquash": "false"}, `"rootSquash" and "rootsquash"`},
 		{"mode that is not octal", map[string]string{"mode": "0780"}, `StorageClass parameter mode: "0780" is not an octal mode like 0770`},
@@ -68,7 +74,8 @@ func TestParametersThatAreRefused(t *testing.T) {
 		{"empty mode", map[string]string{"mode": ""}, `"" is not an octal mode`},
 		{"negative uid", map[string]string{"uid": "-1"}, `StorageClass parameter uid: "-1" is not a number from 0 to 4294967294`},
 		{"uid by name", map[string]string{"uid": "root"}, `"root" is not a number`},
-		{"gid of 33 bits", map[string]string{"gid": "4294967296"}, `StorageClass parameter gid: "4294967296" is not a number`},
+		{"gid of 33 bits", map[string]string{"gid": "4294967296"}, `StorageClass parameter gid: "4294967296" is not none, auto, or a number`},
+		{"gid auto without a range", map[string]string{"gid": "auto"}, `"auto" is not possible, because pool local has no gidRange`},
 		{"rootSquash neither true nor false", map[string]string{"rootSquash": "yes"}, `StorageClass parameter rootSquash: "yes" is not true or false`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -33,6 +34,7 @@ type Pool struct {
 	Instance string        // the pool's identity
 	Owner    volume.Owner  // of new volumes, if the class does not say
 	Squash   export.Squash // likewise
+	GIDs     volume.GIDRange
 }
 
 // provisioner makes and deletes volumes for the library's controller.
@@ -81,10 +83,14 @@ func (p *provisioner) Provision(ctx context.Context, o controller.ProvisionOptio
 		return nil, stateOf(err), err
 	}
 	p.log.Info("made a volume", "volume", handle{params.pool.Volumes.Pool(), v.Name}.String(), "claim", v.Claim.String(), "bytes", v.Size)
-	return persistentVolume(o, v, params.pool, server), controller.ProvisioningFinished, nil
+	return persistentVolume(o, v, params, server), controller.ProvisioningFinished, nil
 }
 
-func persistentVolume(o controller.ProvisionOptions, v volume.Volume, pool *Pool, server string) *v1.PersistentVolume {
+func persistentVolume(o controller.ProvisionOptions, v volume.Volume, params parameters, server string) *v1.PersistentVolume {
+	pool, mountOptions := params.pool, o.StorageClass.MountOptions
+	if mountOptions == nil && params.mountOptions != "" {
+		mountOptions = strings.FieldsFunc(params.mountOptions, func(r rune) bool { return r == ',' || r == ' ' })
+	}
 	pv := &v1.PersistentVolume{
 		ObjectMeta: metav1.ObjectMeta{
 			Name:   o.PVName,
@@ -98,7 +104,7 @@ func persistentVolume(o controller.ProvisionOptions, v volume.Volume, pool *Pool
 			PersistentVolumeReclaimPolicy: reclaimPolicy(o.StorageClass),
 			AccessModes:                   o.PVC.Spec.AccessModes,
 			Capacity:                      v1.ResourceList{v1.ResourceStorage: o.PVC.Spec.Resources.Requests[v1.ResourceStorage]},
-			MountOptions:                  o.StorageClass.MountOptions,
+			MountOptions:                  mountOptions,
 			PersistentVolumeSource: v1.PersistentVolumeSource{
 				NFS: &v1.NFSVolumeSource{Server: server, Path: v.Export.Path},
 			},

@@ -18,6 +18,26 @@ import (
 	"github.com/berth-storage/berth/internal/volume"
 )
 
+func TestMountOptionsOfTheClassComeBeforeItsParameter(t *testing.T) {
+	pool, _ := newPool("local")
+	class := newClass()
+	class.Parameters = map[string]string{"mountOptions": "vers=3, nolock,,"}
+	for _, c := range []struct{ ofClass, want []string }{
+		{[]string{"vers=4.2"}, []string{"vers=4.2"}},
+		{[]string{}, []string{}},
+		{nil, []string{"vers=3", "nolock"}},
+	} {
+		class.MountOptions = c.ofClass
+		pv, _, err := newProvisioner(newClient(newClaim()), pool).Provision(t.Context(), options(newClaim(), class))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(c.want, pv.Spec.MountOptions); diff != "" {
+			t.Errorf("mount options (-want +got):\n%s", diff)
+		}
+	}
+}
+
 func TestProvisionGivesAPersistentVolume(t *testing.T) {
 	pool, volumes := newPool("local")
 	class := newClass()

@@ -34,6 +34,7 @@ type Manager struct {
 	names nameLock
 	purge *purger
 	tally tally // of all volumes that are not discarded
+	gids  gids  // likewise
 	now   func() time.Time
 	// unusable are volumes whose records name an export id of another volume:
 	// whatever is done by that id is done to the other. Recover fills it in.
@@ -109,9 +110,16 @@ func (m *Manager) createNew(ctx context.Context, s Spec) (v Volume, err error) {
 	recorded := false
 	defer func() {
 		if !recorded {
-			m.tally.remove(s.Name)
+			m.forget(s.Name, s.Owner.GID)
 		}
 	}()
+	if s.GIDs == (GIDRange{}) {
+		m.gids.use(s.Owner.GID)
+	} else if gid, ok := m.gids.take(s.GIDs); ok {
+		s.Owner.GID = gid
+	} else {
+		return Volume{}, fmt.Errorf("%w: volume %s: all group ids from %d to %d are given out", ErrNoSpace, s.Name, s.GIDs.First, s.GIDs.Last)
+	}
 	if m.meter != nil {
 		room, err := m.meter.Capacity(ctx)
 		if err != nil {
@@ -181,9 +189,21 @@ func (m *Manager) discard(ctx context.Context, v Volume) error {
 	if err := m.pool.Backend.Discard(ctx, v.Name); err != nil && !errors.Is(err, ErrNotFound) {
 		return err
 	}
-	m.tally.remove(v.Name)
+	m.forget(v.Name, v.Owner.GID)
 	m.purge.add(v.Name)
 	return nil
+}
+
+// count counts a volume that has a record, or is about to.
+func (m *Manager) count(v Volume) {
+	m.tally.add(v.Name, v.Size, 0)
+	m.gids.use(v.Owner.GID)
+}
+
+// forget is the end of that.
+func (m *Manager) forget(n Name, gid uint32) {
+	m.tally.remove(n)
+	m.gids.free(gid)
 }
 
 // purgeOne frees a discarded volume's bytes, then its export id.

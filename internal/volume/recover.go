@@ -35,7 +35,7 @@ func (m *Manager) Recover(ctx context.Context) ([]export.Export, error) {
 			continue
 		}
 		if v.State != StateDiscarded {
-			m.tally.add(v.Name, v.Size, 0)
+			m.count(v)
 		}
 		switch v.State {
 		case StateReady:

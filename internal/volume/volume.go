@@ -79,6 +79,7 @@ type Spec struct {
 	Cluster string // which cluster the claim is of: the uid of its namespace kube-system; "" if that may not be read
 	Reclaim Reclaim
 	Owner   Owner
+	GIDs    GIDRange // if not zero, Owner.GID becomes one of these that no other volume of the pool has
 	Export  ExportRef
 	From    *Source // nil: empty
 }
