@@ -150,7 +150,7 @@ func (t *taker) run(ctx context.Context) {
 func (t *taker) due() []*v1.PersistentVolumeClaim {
 	now, self := t.now(), t.instances.self()
 	others := t.instances.others()
-	all := append(others, self)
+	all := append([]instance{self}, others...)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	promised := make(map[string]int64)

@@ -51,7 +51,7 @@ func (s *site) several(sizes ...string) []*member {
 	}
 	for _, m := range all {
 		m.site.ready(m.Berth)
-		text, err := os.ReadFile(filepath.Join(m.Options.Root, ".berth", "identity"))
+		text, err := os.ReadFile(filepath.Join(m.Root, ".berth", "identity"))
 		s.must(err)
 		m.identity = strings.TrimSpace(string(text))
 	}
@@ -90,7 +90,7 @@ func (s *site) checkShares(all []*member, claims int) {
 			place[name] = m.identity
 			total++
 		}
-		s.t.Logf("%s has %d volumes", m.Options.Root, m.directories())
+		s.t.Logf("%s has %d volumes", m.Root, m.directories())
 	}
 	if total != claims || len(place) != claims {
 		s.t.Errorf("%d claims gave %d directories for %d volumes", claims, total, len(place))
@@ -111,7 +111,7 @@ func TestSeveralInstancesShareTheClaims(t *testing.T) {
 	s.checkShares(all, claims)
 	for _, m := range all {
 		if n := m.directories(); n < claims/10 {
-			t.Errorf("%s has %d of %d volumes, though it has as much room as the others", m.Options.Root, n, claims)
+			t.Errorf("%s has %d of %d volumes, though it has as much room as the others", m.Root, n, claims)
 		}
 	}
 	s.deleteAllClaims()
@@ -161,7 +161,7 @@ func TestClaimGoesToThePodsNode(t *testing.T) {
 	}
 	for name, want := range map[string]*member{"small": all[0], "big": all[1], "elsewhere": all[1]} {
 		if pv := s.bound(name); pv.Annotations[annInstance] != want.identity {
-			t.Errorf("claim %s went to instance %s, want %s of %s", name, pv.Annotations[annInstance], want.identity, want.Options.Root)
+			t.Errorf("claim %s went to instance %s, want %s of %s", name, pv.Annotations[annInstance], want.identity, want.Root)
 		}
 	}
 	s.checkShares(all, 3)
