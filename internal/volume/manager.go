@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"path"
 	"time"
@@ -29,13 +30,15 @@ type Pool struct {
 // Manager is the way in to the volumes of one pool. Its methods are idempotent:
 // whoever does not know how one ended calls it again.
 type Manager struct {
-	pool  Pool
-	meter Meter // nil if the backend cannot tell its capacity
-	names nameLock
-	purge *purger
-	tally tally // of all volumes that are not discarded
-	gids  gids  // likewise
-	now   func() time.Time
+	pool    Pool
+	meter   Meter      // nil if the backend cannot tell its capacity
+	usage   UsageMeter // nil if it cannot tell what volumes take up
+	mounter Mounter    // nil if its volumes need no mounts
+	names   nameLock
+	purge   *purger
+	tally   tally // of all volumes that are not discarded
+	gids    gids  // likewise
+	now     func() time.Time
 	// unusable are volumes whose records name an export id of another volume:
 	// whatever is done by that id is done to the other. Recover fills it in.
 	unusable map[Name]error
@@ -45,6 +48,8 @@ type Manager struct {
 func NewManager(p Pool) *Manager {
 	m := &Manager{pool: p, now: time.Now, unusable: make(map[Name]error)}
 	m.meter, _ = p.Backend.(Meter)
+	m.usage, _ = p.Backend.(UsageMeter)
+	m.mounter, _ = p.Backend.(Mounter)
 	m.purge = newPurger(m.purgeOne, p.Log)
 	if m.pool.Observe == nil {
 		m.pool.Observe = func(string, time.Duration, error) {}
@@ -89,10 +94,21 @@ func (m *Manager) Create(ctx context.Context, s Spec) (v Volume, err error) {
 	}
 	// A crash from here on leaves a ready volume, which Recover exports at the
 	// next start; the retry for the claim publishes again, which changes nothing.
+	if err := m.mount(ctx, v); err != nil {
+		return Volume{}, err
+	}
 	if err := m.pool.Server.Publish(ctx, v.AsExport(m.pool.Clients)); err != nil {
 		return Volume{}, fmt.Errorf("exporting volume %s: %w", s.Name, serverError(err))
 	}
 	return v, nil
+}
+
+// mount makes v, which is ready, what a server can export.
+func (m *Manager) mount(ctx context.Context, v Volume) error {
+	if m.mounter == nil {
+		return nil
+	}
+	return m.mounter.Mount(ctx, v)
 }
 
 // get reads the record of n, unless it cannot be trusted.
@@ -262,6 +278,34 @@ func (m *Manager) Capacity(ctx context.Context) (Capacity, error) {
 		return Capacity{}, fmt.Errorf("%w: pool %s cannot tell its capacity", ErrUnsupported, m.pool.Name)
 	}
 	return m.meter.Capacity(ctx)
+}
+
+// Report is a volume and what it takes up.
+type Report struct {
+	Volume
+	Usage *Usage // nil if nothing counts it
+}
+
+// Reports gives every volume of the pool, whatever its state. The errors are of
+// volumes whose record cannot be read, or whose usage cannot be told now: these come
+// without it.
+func (m *Manager) Reports(ctx context.Context) iter.Seq2[Report, error] {
+	return func(yield func(Report, error) bool) {
+		for v, err := range m.pool.Backend.List(ctx) {
+			r := Report{Volume: v}
+			if err == nil && m.usage != nil {
+				var u Usage
+				if u, err = m.usage.Usage(ctx, v); err == nil {
+					r.Usage = &u
+				} else if errors.Is(err, ErrUnsupported) {
+					err = nil
+				}
+			}
+			if !yield(r, err) {
+				return
+			}
+		}
+	}
 }
 
 // Run purges in the background until ctx ends. What is not done by then is gone

@@ -39,6 +39,10 @@ func (m *Manager) Recover(ctx context.Context) ([]export.Export, error) {
 		}
 		switch v.State {
 		case StateReady:
+			if err := m.mount(ctx, v); err != nil {
+				m.pool.Log.Error("a volume cannot be exported", "volume", v.Name, "err", err)
+				continue
+			}
 			want = append(want, v.AsExport(m.pool.Clients))
 		case StateDiscarded:
 			unfinished = append(unfinished, v)

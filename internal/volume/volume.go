@@ -58,10 +58,13 @@ type Limit string
 // LimitNone says that nothing does: the size is advisory.
 const LimitNone Limit = ""
 
-// Usage is what a volume takes up of what its limit counts.
+// Usage is what a volume takes up, as what limits it counts that.
 type Usage struct {
 	Bytes  uint64
-	Inodes uint64 // files, folders and all else that has an inode
+	Inodes uint64 // files, folders and all else that has an inode; 0 if they are not counted
+	// LimitBytes and LimitInodes are what is enforced now, as the storage tells it and
+	// not the record; 0: no limit.
+	LimitBytes, LimitInodes uint64
 }
 
 // Source is what a new volume's content comes from.
@@ -112,9 +115,10 @@ type Volume struct {
 	Size   int64   `json:"size"`             // bytes
 	Inodes int64   `json:"inodes,omitempty"` // see Spec
 	Limit  Limit   `json:"limit,omitempty"`  // what enforces Size and Inodes
-	// ProjectID is the volume's project on a file system with project quotas, 0 on
-	// others. It is the volume's until it is purged.
-	ProjectID uint32    `json:"projectId,omitempty"`
+	// QuotaID is the number that the storage counts the volume's content by: a project
+	// of xfs or ext4, a subvolume of btrfs. It is the volume's until it is purged. With
+	// no Limit it is not known yet whether the number could be had.
+	QuotaID   uint64    `json:"quotaId,omitempty"`
 	Claim     Claim     `json:"claim"`
 	Cluster   string    `json:"cluster"`
 	Reclaim   Reclaim   `json:"reclaim"`
@@ -169,8 +173,10 @@ type Backend interface {
 	// given as an error and does not end the list; ErrUnknown does: it says that
 	// there may be more records.
 	List(ctx context.Context) iter.Seq2[Volume, error]
-	// Update replaces the record, and applies a new Size, if v.Rev is still the
-	// record's (else ErrConflict); it returns v with the next Rev. ErrNotFound.
+	// Update replaces the record if v.Rev is still the record's (else ErrConflict), and
+	// returns v with the next Rev. A new Size or Inodes becomes the real limit before
+	// the record says so; Size may be rounded up as by Create. ErrNotFound,
+	// ErrUnsupported for Inodes where nothing can limit them.
 	Update(ctx context.Context, v Volume) (Volume, error)
 	// Discard makes n vanish from clients' sight in constant time; discarding
 	// again finishes what was begun. ErrNotFound.
@@ -193,6 +199,15 @@ type Meter interface {
 
 // UsageMeter is the ability to tell what a volume takes up.
 type UsageMeter interface {
-	// Usage of v, a volume of this backend. ErrUnsupported if nothing counts it.
+	// Usage of v, a volume of this backend. It is quick, and may be some seconds old.
+	// ErrUnsupported if nothing counts it.
 	Usage(ctx context.Context, v Volume) (Usage, error)
+}
+
+// Mounter is the ability of a backend whose volumes have to be mounted before a
+// server can export them.
+type Mounter interface {
+	// Mount makes a ready volume exportable at its Dir. Mounting again changes nothing;
+	// Discard ends it.
+	Mount(ctx context.Context, v Volume) error
 }

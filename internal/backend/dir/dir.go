@@ -10,8 +10,9 @@
 //	<root>/.berth/volumes/<name>.discarded   those of discarded volumes
 //	<root>/.berth/trash/<name>               discarded volumes until they are purged
 //
-// There is no limit on what a volume's directory takes up yet: its size is
-// advisory, as with the predecessors' default.
+// What a volume takes up is limited by what the file system has for that: project
+// quotas of xfs and ext4, subvolumes with qgroups of btrfs. On others, and where no
+// quotas are enabled, sizes are advisory.
 package dir
 
 import (
@@ -24,6 +25,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -46,11 +48,20 @@ type Backend struct {
 	rootDir *os.File
 	trash   *os.File
 	records recordStore
+
+	limiter  limiter
+	advisory error // why new volumes are not limited; nil: they are
+
+	mountVolumes bool
+	mountsMu     sync.Mutex
+	mounts       map[volume.Name]volume.Volume
 }
 
 var (
-	_ volume.Backend = (*Backend)(nil)
-	_ volume.Meter   = (*Backend)(nil)
+	_ volume.Backend    = (*Backend)(nil)
+	_ volume.Meter      = (*Backend)(nil)
+	_ volume.UsageMeter = (*Backend)(nil)
+	_ volume.Mounter    = (*Backend)(nil)
 )
 
 // Options of Open.
@@ -58,6 +69,10 @@ type Options struct {
 	// Wait, if not nil, is called with the holder when another process has the
 	// pool open; Open then waits for that process to end instead of giving up.
 	Wait func(Holder)
+	// Quota says whether new volumes are kept to their sizes.
+	Quota Quota
+	// MountVolumes: the NFS server needs each subvolume of btrfs mounted by itself.
+	MountVolumes bool
 }
 
 // Open opens the pool at root, an absolute path of an existing directory, and
@@ -67,7 +82,7 @@ func Open(ctx context.Context, root string, o Options) (_ *Backend, err error) {
 	if !filepath.IsAbs(root) || filepath.Clean(root) != root {
 		return nil, fmt.Errorf("pool root %q: not a clean absolute path", root)
 	}
-	b := &Backend{path: root}
+	b := &Backend{path: root, mountVolumes: o.MountVolumes, mounts: map[volume.Name]volume.Volume{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.Close())
@@ -95,13 +110,18 @@ func Open(ctx context.Context, root string, o Options) (_ *Backend, err error) {
 	if b.trash, err = b.root.Open(Private + "/trash"); err != nil {
 		return nil, fmt.Errorf("pool root: %w", err)
 	}
-	b.records, err = openRecords(b.root)
-	return b, err
+	if b.records, err = openRecords(b.root); err != nil {
+		return nil, err
+	}
+	if err := b.openLimiter(ctx, o.Quota); err != nil {
+		return nil, fmt.Errorf("pool root %s: %w", root, err)
+	}
+	return b, nil
 }
 
 // Close lets go of the root and its lock.
 func (b *Backend) Close() error {
-	var errs []error
+	errs := []error{b.unmountAll()}
 	if b.lock != nil {
 		errs = append(errs, b.lock.Close())
 	}
@@ -170,11 +190,7 @@ func (b *Backend) Create(ctx context.Context, s volume.Spec) (volume.Volume, err
 		if err := b.refuseForeign(s); err != nil {
 			return volume.Volume{}, err
 		}
-		// The record comes first. A crash after it leaves a volume that is
-		// "creating": the retry lands in the last case, or it is scavenged.
-		if v, err = b.save(volume.New(s, time.Now())); err != nil {
-			return volume.Volume{}, err
-		}
+		v = volume.New(s, time.Now())
 	case err != nil:
 		return volume.Volume{}, err
 	case !v.Is(s):
@@ -184,29 +200,51 @@ func (b *Backend) Create(ctx context.Context, s volume.Spec) (volume.Volume, err
 	case v.State == volume.StateReady:
 		return v, nil
 	}
+	// The record comes first. A crash after it leaves a volume that is "creating":
+	// the next call goes on with it, or it is scavenged.
+	if v, err = b.announce(v, begun); err != nil {
+		return volume.Volume{}, err
+	}
 	ready, err := b.finish(v)
 	if errors.Is(err, volume.ErrNoSpace) && !begun {
-		err = errors.Join(err, b.undo(v))
+		err = errors.Join(err, b.undo(context.WithoutCancel(ctx), v.Name))
 	}
 	return ready, err
 }
 
+// announce writes the record of a volume that is going to be made. One that was begun
+// has a record, but what limits it may not have been there then.
+func (b *Backend) announce(v volume.Volume, begun bool) (volume.Volume, error) {
+	admitted := v
+	if err := b.limiter.admit(&admitted); err != nil {
+		return volume.Volume{}, err
+	}
+	if begun && admitted == v {
+		return v, nil
+	}
+	saved, err := b.save(admitted)
+	if err != nil && !begun {
+		b.limiter.forget(admitted)
+	}
+	return saved, err
+}
+
 // finish makes what v's record announces.
 func (b *Backend) finish(v volume.Volume) (volume.Volume, error) {
-	if err := b.makeTree(v); err != nil {
+	if err := b.makeTree(&v); err != nil {
 		return volume.Volume{}, fmt.Errorf("volume %s: %w", v.Name, noSpace(err))
 	}
 	v.State = volume.StateReady
 	return b.save(v)
 }
 
-// undo takes back what little of v could be made on a full file system. What it
-// cannot remove stays "creating", as after a crash.
-func (b *Backend) undo(v volume.Volume) error {
-	if err := b.root.Remove(v.Path.String()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("volume %s: %w", v.Name, err)
+// undo takes back what little of a volume could be made on a full file system. What it
+// cannot remove stays as after a crash.
+func (b *Backend) undo(ctx context.Context, n volume.Name) error {
+	if err := b.Discard(ctx, n); err != nil {
+		return err
 	}
-	return b.records.remove(v.Name, recordSuffix)
+	return b.Purge(ctx, n)
 }
 
 // refuseForeign looks for something at the volume's path that no record names.
@@ -221,13 +259,10 @@ func (b *Backend) refuseForeign(s volume.Spec) error {
 	}
 }
 
-// makeTree makes v's directory and gives it its owner and mode. It may have been
-// made by a run that was cut off.
-func (b *Backend) makeTree(v volume.Volume) error {
-	if err := unix.Mkdirat(int(b.rootDir.Fd()), v.Path.String(), 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
-		return &os.PathError{Op: "mkdir", Path: v.Dir, Err: err}
-	}
-	d, err := b.openTree(v)
+// makeTree makes v's directory with its limit, owner and mode. It may have been made by
+// a run that was cut off.
+func (b *Backend) makeTree(v *volume.Volume) error {
+	d, err := b.limiter.build(*v)
 	if err != nil {
 		return err
 	}
@@ -240,8 +275,10 @@ func (b *Backend) makeTree(v volume.Volume) error {
 	if err := unix.Fchmod(int(d.Fd()), v.Owner.Mode); err != nil {
 		return &os.PathError{Op: "chmod", Path: v.Dir, Err: err}
 	}
-	// A record that says "ready" must not outlive its directory in a power failure.
-	return errors.Join(d.Sync(), b.rootDir.Sync())
+	if err := b.limiter.limit(v, d); err != nil {
+		return err
+	}
+	return b.limiter.settle(d)
 }
 
 // openTree opens v's directory without following a symbolic link anywhere.
@@ -302,6 +339,11 @@ func (b *Backend) Update(ctx context.Context, v volume.Volume) (volume.Volume, e
 	if old.Rev != v.Rev {
 		return volume.Volume{}, fmt.Errorf("%w: volume %s is at revision %d, not %d", volume.ErrConflict, v.Name, old.Rev, v.Rev)
 	}
+	// A crash between the two leaves the new limit under the old record; whoever asked
+	// for it asks again.
+	if v, err = b.relimit(old, v); err != nil {
+		return volume.Volume{}, err
+	}
 	return b.save(v)
 }
 
@@ -329,6 +371,9 @@ func (b *Backend) Discard(ctx context.Context, n volume.Name) error {
 	} else if _, err := b.root.Lstat(trash(n)); err == nil {
 		return nil // done before; what lies at its path since then is another thing
 	}
+	if err := b.unmount(ctx, v); err != nil {
+		return err
+	}
 	// The directory may never have been made.
 	if err := b.root.Rename(v.Path.String(), trash(n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("volume %s: moving it to the trash: %w", n, err)
@@ -347,11 +392,16 @@ func (b *Backend) Purge(ctx context.Context, n volume.Name) error {
 	if v.State != volume.StateDiscarded {
 		return fmt.Errorf("%w: volume %s is %s, not discarded", volume.ErrConflict, n, v.State)
 	}
-	if err := removeTree(ctx, b.trash, n.String()); err != nil {
+	// The limit goes with the bytes that it limits, and not before.
+	if err := b.limiter.remove(ctx, v, b.trash, n.String()); err != nil {
 		return fmt.Errorf("volume %s: emptying the trash: %w", n, err)
 	}
 	// The record goes last: as long as there is one, there may be bytes to free.
-	return b.records.remove(n, discardedSuffix)
+	if err := b.records.remove(n, discardedSuffix); err != nil {
+		return err
+	}
+	b.limiter.forget(v)
+	return nil
 }
 
 // Capacity implements volume.Meter: the room of the file system that holds the root.

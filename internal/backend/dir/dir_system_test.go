@@ -26,13 +26,23 @@ type fileSystem struct {
 	name  string
 	mkfs  []string // its program; none for one without a device
 	bytes int64    // of the device
+	quota bool     // with quotas, of btrfs
 }
 
 var (
 	tmpfs = fileSystem{name: "tmpfs"}
-	ext4  = fileSystem{"ext4", []string{"mkfs.ext4", "-q", "-m", "0"}, 16 << 20}
-	btrfs = fileSystem{"btrfs", []string{"mkfs.btrfs", "-q"}, 128 << 20} // 109 MiB is the least
+	ext4  = fileSystem{name: "ext4", mkfs: []string{"mkfs.ext4", "-q", "-m", "0"}, bytes: 16 << 20}
+	btrfs = fileSystem{name: "btrfs", mkfs: []string{"mkfs.btrfs", "-q"}, bytes: 128 << 20} // 109 MiB is the least
+	// The file systems of the host's kernel that limit volumes; test/quota has the others.
+	btrfsQuota = fileSystem{name: "btrfs", mkfs: []string{"mkfs.btrfs", "-q"}, bytes: 256 << 20, quota: true}
 )
+
+func (f fileSystem) String() string {
+	if f.quota {
+		return f.name + "-quota"
+	}
+	return f.name
+}
 
 func command(t *testing.T, args ...string) string {
 	t.Helper()
@@ -57,7 +67,11 @@ func (f fileSystem) mount(t *testing.T) string {
 		t.Fatal(err)
 	}
 	command(t, append(f.mkfs, image)...)
-	return mount(t, "-o", "loop", "-t", f.name, image)
+	mounted := mount(t, "-o", "loop", "-t", f.name, image)
+	if f.quota {
+		command(t, "btrfs", "quota", "enable", mounted)
+	}
+	return mounted
 }
 
 // mount mounts what args say. A loop device of it goes with the mount.
@@ -77,8 +91,8 @@ func mount(t *testing.T, args ...string) string {
 }
 
 func TestContractOnRealFileSystems(t *testing.T) {
-	for _, f := range []fileSystem{tmpfs, ext4, btrfs} {
-		t.Run(f.name, func(t *testing.T) {
+	for _, f := range []fileSystem{tmpfs, ext4, btrfs, btrfsQuota} {
+		t.Run(f.String(), func(t *testing.T) {
 			mounted, roots := f.mount(t), 0
 			runContract(t, func(t *testing.T) string {
 				roots++
@@ -95,8 +109,8 @@ func TestContractOnRealFileSystems(t *testing.T) {
 func TestOwnerAndModeAreReallySet(t *testing.T) {
 	old := syscall.Umask(0o077)
 	t.Cleanup(func() { syscall.Umask(old) })
-	for _, f := range []fileSystem{tmpfs, ext4, btrfs} {
-		t.Run(f.name, func(t *testing.T) {
+	for _, f := range []fileSystem{tmpfs, ext4, btrfs, btrfsQuota} {
+		t.Run(f.String(), func(t *testing.T) {
 			p := open(t, f.mount(t))
 			for i, want := range []volume.Owner{
 				{UID: 1234, GID: 4321, Mode: 0o2770}, {UID: 0, GID: 0, Mode: 0o777}, {UID: 1<<32 - 2, GID: 1<<32 - 2, Mode: 0o7777}, {UID: 1, GID: 1, Mode: 0},
@@ -120,8 +134,8 @@ func TestOwnerAndModeAreReallySet(t *testing.T) {
 }
 
 func TestFileHandles(t *testing.T) {
-	for _, f := range []fileSystem{tmpfs, ext4, btrfs} {
-		t.Run(f.name, func(t *testing.T) {
+	for _, f := range []fileSystem{tmpfs, ext4, btrfs, btrfsQuota} {
+		t.Run(f.String(), func(t *testing.T) {
 			if err := dir.CheckFileHandles(f.mount(t)); err != nil {
 				t.Error(err)
 			}
@@ -184,7 +198,7 @@ func wantCreateOrNothing(t *testing.T, p *pool) bool {
 // TestCreateWithoutSpaceLeavesNothing fills a file system and frees it block by
 // block, so that Create fails at each of its steps.
 func TestCreateWithoutSpaceLeavesNothing(t *testing.T) {
-	small := fileSystem{"ext4", []string{"mkfs.ext4", "-q", "-m", "0", "-b", "1024"}, 4 << 20}
+	small := fileSystem{name: "ext4", mkfs: []string{"mkfs.ext4", "-q", "-m", "0", "-b", "1024"}, bytes: 4 << 20}
 	p := open(t, small.mount(t))
 	filler, err := os.Create(filepath.Join(p.root, "filler"))
 	if err != nil {
@@ -234,7 +248,7 @@ func fill(t *testing.T, f *os.File) int64 {
 
 // The same with files in the place of bytes.
 func TestCreateWithoutInodesLeavesNothing(t *testing.T) {
-	small := fileSystem{"ext4", []string{"mkfs.ext4", "-q", "-m", "0", "-N", "32"}, 4 << 20}
+	small := fileSystem{name: "ext4", mkfs: []string{"mkfs.ext4", "-q", "-m", "0", "-N", "32"}, bytes: 4 << 20}
 	p := open(t, small.mount(t))
 	folder := filepath.Join(p.root, "filler")
 	if err := os.Mkdir(folder, 0o755); err != nil {

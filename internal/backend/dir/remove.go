@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-storage/berth/internal/btrfs"
 )
 
 // maxDepth is how many directories removeTree holds open. A tenant may nest them
@@ -15,9 +17,10 @@ import (
 const maxDepth = 64
 
 // removeTree removes name below parent, and all that is in it, without following
-// a symbolic link. It stops when ctx ends; the next call goes on.
-func removeTree(ctx context.Context, parent *os.File, name string) error {
-	r := remover{ctx: ctx}
+// a symbolic link. It stops when ctx ends; the next call goes on. If emptied is not nil
+// it is called with the directory when that is all that is left.
+func removeTree(ctx context.Context, parent *os.File, name string, emptied func(top *os.File) error) error {
+	r := remover{ctx: ctx, emptied: emptied}
 	err := r.remove(parent, name, 0)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
@@ -26,9 +29,10 @@ func removeTree(ctx context.Context, parent *os.File, name string) error {
 }
 
 type remover struct {
-	ctx   context.Context
-	top   *os.File // the tree's own directory, once it is open
-	moved int      // directories that were moved up into top
+	ctx     context.Context
+	emptied func(top *os.File) error
+	top     *os.File // the tree's own directory, once it is open
+	moved   int      // directories that were moved up into top
 }
 
 // remove removes one entry of parent, at depth directories below the tree's parent.
@@ -53,9 +57,17 @@ func (r *remover) remove(parent *os.File, name string, depth int) error {
 	if depth == 0 {
 		r.top = d
 	}
+	if removeSubvolume(parent, name, d) {
+		return nil
+	}
 	for {
 		if err := r.empty(d, depth); err != nil {
 			return err
+		}
+		if depth == 0 && r.emptied != nil {
+			if err := r.emptied(d); err != nil {
+				return err
+			}
 		}
 		err := unix.Unlinkat(int(parent.Fd()), name, unix.AT_REMOVEDIR)
 		// Not empty: something was moved up into it, or read past while entries went.
@@ -63,6 +75,14 @@ func (r *remover) remove(parent *os.File, name string, depth int) error {
 			return pathError("rmdir", name, err)
 		}
 	}
+}
+
+// removeSubvolume removes d, which is called name in parent, in one go if it is a
+// subvolume of btrfs. One that others lie in has to be emptied first, which is also the
+// way without the capability for this.
+func removeSubvolume(parent *os.File, name string, d *os.File) bool {
+	_, top, err := btrfs.SubvolumeID(d)
+	return err == nil && top && btrfs.DeleteSubvolume(parent, name) == nil
 }
 
 // empty removes the entries of d.

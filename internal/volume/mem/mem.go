@@ -26,9 +26,13 @@ type Backend struct {
 }
 
 var (
-	_ volume.Backend = (*Backend)(nil)
-	_ volume.Meter   = (*Backend)(nil)
+	_ volume.Backend    = (*Backend)(nil)
+	_ volume.Meter      = (*Backend)(nil)
+	_ volume.UsageMeter = (*Backend)(nil)
 )
+
+// Limit is what keeps a volume here to its size: nothing can be written to it.
+const Limit volume.Limit = "memory"
 
 // Create implements volume.Backend.
 func (b *Backend) Create(ctx context.Context, s volume.Spec) (volume.Volume, error) {
@@ -53,7 +57,7 @@ func (b *Backend) Create(ctx context.Context, s volume.Spec) (volume.Volume, err
 		return v, nil
 	}
 	v = volume.New(s, time.Now())
-	v.State, v.Rev, v.Dir = volume.StateReady, 1, s.Path.Below("/mem")
+	v.State, v.Limit, v.Rev, v.Dir = volume.StateReady, Limit, 1, s.Path.Below("/mem")
 	if b.records == nil {
 		b.records = make(map[volume.Name]volume.Volume)
 	}
@@ -137,6 +141,12 @@ func (b *Backend) Capacity(context.Context) (volume.Capacity, error) {
 		used += uint64(v.Size)
 	}
 	return volume.Capacity{Total: b.Total, Available: b.Total - min(used, b.Total)}, nil
+}
+
+// Usage implements volume.UsageMeter.
+func (b *Backend) Usage(ctx context.Context, v volume.Volume) (volume.Usage, error) {
+	v, err := b.Get(ctx, v.Name)
+	return volume.Usage{LimitBytes: uint64(v.Size), LimitInodes: uint64(v.Inodes)}, err
 }
 
 func (b *Backend) change(ctx context.Context, n volume.Name, f func(volume.Volume) (volume.Volume, error)) (volume.Volume, error) {

@@ -37,6 +37,9 @@ func (s Suite) Run(t *testing.T) {
 		{"CreateFromUnknown", createFromUnknown},
 		{"GetMissing", getMissing},
 		{"Update", update},
+		{"UpdateSize", updateSize},
+		{"LimitsAreReal", limitsAreReal},
+		{"InodesAreLimitedOrRefused", inodesAreLimitedOrRefused},
 		{"List", list},
 		{"DiscardPurge", discardPurge},
 		{"PurgeOfLiveVolume", purgeOfLiveVolume},
@@ -142,6 +145,7 @@ func createInvalid(t *testing.T, b volume.Backend) {
 		"no path":       func(s *volume.Spec) { s.Path = volume.RelPath{} },
 		"size 0":        func(s *volume.Spec) { s.Size = 0 },
 		"negative size": func(s *volume.Spec) { s.Size = -1 },
+		"no inodes":     func(s *volume.Spec) { s.Inodes = -1 },
 		"no claim":      func(s *volume.Spec) { s.Claim.UID = "" },
 		"wild mode":     func(s *volume.Spec) { s.Owner.Mode = 0o10777 },
 	} {
@@ -188,6 +192,83 @@ func update(t *testing.T, b volume.Backend) {
 	_, err = b.Update(t.Context(), old)
 	wantError(t, "Update of an old revision", err, volume.ErrConflict)
 	wantSame(t, "Get after the refused Update", get(t, b, old.Name), got)
+}
+
+func updateSize(t *testing.T, b volume.Backend) {
+	old := create(t, b, Spec(t, "pvc-1"))
+	changed := old
+	changed.Size *= 2
+	got, err := b.Update(t.Context(), changed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Size < changed.Size || got.Limit != old.Limit || got.QuotaID != old.QuotaID {
+		t.Errorf("asked for %d bytes, got %+v", changed.Size, got)
+	}
+	wantSame(t, "Get after Update", get(t, b, old.Name), got)
+	wantLimit(t, b, got)
+}
+
+// wantLimit says whether the storage enforces what v's record tells.
+func wantLimit(t *testing.T, b volume.Backend, v volume.Volume) {
+	t.Helper()
+	meter, ok := b.(volume.UsageMeter)
+	if !ok && v.Limit == volume.LimitNone {
+		return
+	}
+	if !ok {
+		t.Fatalf("the limit %q of %s cannot be seen", v.Limit, v.Name)
+	}
+	u, err := meter.Usage(t.Context(), v)
+	if v.Limit == volume.LimitNone {
+		wantError(t, "Usage of a volume without limit", err, volume.ErrUnsupported)
+		return
+	}
+	if err != nil {
+		t.Fatalf("Usage(%s): %v", v.Name, err)
+	}
+	if u.LimitBytes != uint64(v.Size) || u.LimitInodes != uint64(v.Inodes) {
+		t.Errorf("%s of %d bytes and %d inodes is limited to %d and %d", v.Name, v.Size, v.Inodes, u.LimitBytes, u.LimitInodes)
+	}
+}
+
+func limitsAreReal(t *testing.T, b volume.Backend) {
+	for i, size := range []int64{1, 1000, 1 << 20, 1<<20 + 1, 1<<40 - 1} {
+		s := Spec(t, fmt.Sprint("pvc-", i))
+		s.Size = size
+		v := create(t, b, s)
+		if over := v.Size - size; over < 0 || over >= 1<<16 {
+			t.Errorf("asked for %d bytes, got %d", size, v.Size)
+		}
+		wantLimit(t, b, v)
+	}
+}
+
+func inodesAreLimitedOrRefused(t *testing.T, b volume.Backend) {
+	s := Spec(t, "pvc-1")
+	s.Inodes = 1000
+	v, err := b.Create(t.Context(), s)
+	if errors.Is(err, volume.ErrUnsupported) {
+		wantNames(t, b)
+		s.Inodes = 0
+		v = create(t, b, s)
+		v.Inodes = 1000
+		_, err = b.Update(t.Context(), v)
+		wantError(t, "Update with inodes", err, volume.ErrUnsupported)
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v.Inodes != s.Inodes || v.Limit == volume.LimitNone {
+		t.Errorf("asked for %d inodes, got %d, limited by %q", s.Inodes, v.Inodes, v.Limit)
+	}
+	wantLimit(t, b, v)
+	v.Inodes = 2000
+	if v, err = b.Update(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	wantLimit(t, b, v)
 }
 
 func list(t *testing.T, b volume.Backend) {

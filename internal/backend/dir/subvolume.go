@@ -1,0 +1,112 @@
+package dir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-storage/berth/internal/btrfs"
+	"github.com/berth-storage/berth/internal/volume"
+)
+
+// subvolumes makes each volume a subvolume of btrfs, limited by its qgroup. If there
+// are no quotas new volumes are plain directories, which need no mounts.
+type subvolumes struct{ b *Backend }
+
+func (s subvolumes) admit(v *volume.Volume) error { return plain(s).admit(v) }
+
+func (s subvolumes) build(v volume.Volume) (*os.File, error) {
+	if s.b.advisory != nil {
+		return plain(s).build(v)
+	}
+	return s.make(v)
+}
+
+// limit comes after owner and mode are set: with a very small one even that is refused.
+func (s subvolumes) limit(v *volume.Volume, d *os.File) error {
+	if s.b.advisory != nil {
+		return nil
+	}
+	id, _, err := btrfs.SubvolumeID(d)
+	if err != nil {
+		return err
+	}
+	v.QuotaID, v.Limit = id, LimitBtrfs
+	return s.resize(*v)
+}
+
+// make makes v's subvolume, unless a run that was cut off has. An empty directory is
+// what one without quotas has left.
+func (s subvolumes) make(v volume.Volume) (*os.File, error) {
+	parent, name := s.b.rootDir, v.Path.String()
+	err := btrfs.CreateSubvolume(parent, name)
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return nil, err
+	}
+	d, err := s.b.openTree(v)
+	if err != nil {
+		return nil, err
+	}
+	if _, top, err := btrfs.SubvolumeID(d); top || err != nil {
+		if err != nil {
+			return nil, errors.Join(err, d.Close())
+		}
+		return d, nil
+	}
+	if err := errors.Join(d.Close(), unix.Unlinkat(int(parent.Fd()), name, unix.AT_REMOVEDIR)); err != nil {
+		return nil, fmt.Errorf("making room for subvolume %s: %w", v.Dir, err)
+	}
+	if err := btrfs.CreateSubvolume(parent, name); err != nil {
+		return nil, err
+	}
+	return s.b.openTree(v)
+}
+
+// settle commits: syncing directories leaves the limit out.
+func (s subvolumes) settle(built *os.File) error {
+	if s.b.advisory != nil {
+		return plain(s).settle(built)
+	}
+	return btrfs.Commit(built)
+}
+
+func (s subvolumes) resize(v volume.Volume) error {
+	if v.Inodes > 0 {
+		return inodesUnsupported(v)
+	}
+	return btrfs.SetLimit(s.b.rootDir, v.QuotaID, uint64(v.Size))
+}
+
+func (subvolumes) round(bytes uint64) uint64 { return bytes }
+
+func (s subvolumes) usage(v volume.Volume) (volume.Usage, error) {
+	used, limit, err := btrfs.Usage(s.b.rootDir, v.QuotaID)
+	if errors.Is(err, btrfs.ErrNoQuota) {
+		err = fmt.Errorf("%w: %w", volume.ErrUnsupported, err)
+	}
+	return volume.Usage{Bytes: used, LimitBytes: limit}, err
+}
+
+func (s subvolumes) remove(ctx context.Context, v volume.Volume, parent *os.File, name string) error {
+	if err := removeTree(ctx, parent, name, nil); err != nil {
+		return err
+	}
+	if v.QuotaID == 0 {
+		return nil
+	}
+	// Its bytes are freed when it is really gone, and until then it is counted. The
+	// commit sets about it, which else would be half a minute later.
+	if err := errors.Join(btrfs.Commit(s.b.rootDir), btrfs.AwaitDeleted(ctx, s.b.rootDir, v.QuotaID)); err != nil {
+		return err
+	}
+	// EBUSY: simple quotas still count what its snapshots share. The id is not used again.
+	if err := btrfs.RemoveQGroup(s.b.rootDir, v.QuotaID); !errors.Is(err, unix.EBUSY) {
+		return err
+	}
+	return nil
+}
+
+func (subvolumes) forget(volume.Volume) {}

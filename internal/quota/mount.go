@@ -1,0 +1,81 @@
+package quota
+
+import (
+	"fmt"
+	"os"
+	"strings"
+)
+
+// UnavailableError says why a file system does not limit what trees take up, and what
+// to do about it.
+type UnavailableError struct {
+	Reason string
+	Remedy string // "" if nothing can be done where it is
+	Err    error  // what the system said, or nil
+}
+
+func (e *UnavailableError) Error() string {
+	if e.Remedy == "" {
+		return e.Reason
+	}
+	return e.Reason + ". " + e.Remedy
+}
+
+func (e *UnavailableError) Unwrap() error { return e.Err }
+
+// mount is a line of /proc/self/mountinfo, see proc(5).
+type mount struct{ point, source string }
+
+// mountOf gives the mount that dir was opened through. It is for people to read, and
+// for old kernels; what cannot be found out stays empty.
+func mountOf(dir *os.File) mount {
+	info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", dir.Fd()))
+	if err != nil {
+		return mount{}
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return mount{}
+	}
+	for line := range strings.Lines(string(info)) {
+		if id, found := strings.CutPrefix(line, "mnt_id:"); found {
+			return findMount(string(mounts), strings.TrimSpace(id))
+		}
+	}
+	return mount{}
+}
+
+// findMount finds the mount with that id.
+func findMount(mountinfo, id string) mount {
+	for line := range strings.Lines(mountinfo) {
+		fields, rest, found := strings.Cut(line, " - ")
+		before, after := strings.Fields(fields), strings.Fields(rest)
+		if found && len(before) > 4 && len(after) > 1 && before[0] == id {
+			return mount{point: unescape.Replace(before[4]), source: unescape.Replace(after[1])}
+		}
+	}
+	return mount{}
+}
+
+// unescape is for what /proc/self/mountinfo writes in octal.
+var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+
+// remedy says how to have project quotas on a file system that has none, in words
+// that can be copied.
+func (m mount) remedy(kind string) string {
+	if m.point == "" {
+		m = mount{point: "MOUNTPOINT", source: "DEVICE"}
+	}
+	what := fmt.Sprintf("%s (%s, %s) is mounted without the option prjquota.", m.point, kind, m.source)
+	switch {
+	case kind == "xfs" && m.point == "/":
+		return what + " xfs takes it at the mount only, and this is the root file system: add rootflags=prjquota to the kernel's command line " +
+			"(GRUB_CMDLINE_LINUX in /etc/default/grub, then update-grub), and reboot"
+	case kind == "xfs":
+		return what + fmt.Sprintf(" xfs takes it at the mount only, not at a remount: umount %s && mount -o prjquota %s %s, "+
+			"and the same option in /etc/fstab (in a container: on the host)", m.point, m.source, m.point)
+	default:
+		return what + fmt.Sprintf(" ext4 needs the features project and quota too: umount %s && tune2fs -O project,quota %s && mount -o prjquota %s %s, "+
+			"and the same option in /etc/fstab (in a container: on the host)", m.point, m.source, m.source, m.point)
+	}
+}

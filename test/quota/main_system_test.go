@@ -1,0 +1,13 @@
+//go:build system
+
+// Package quota tests what keeps volumes to their sizes on kernels that have it all:
+// the tests run in a guest.
+package quota
+
+import (
+	"testing"
+
+	"github.com/berth-storage/berth/test/vm"
+)
+
+func TestMain(m *testing.M) { vm.Main(m) }
