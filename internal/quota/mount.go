@@ -66,16 +66,21 @@ func (m mount) remedy(kind string) string {
 	if m.point == "" {
 		m = mount{point: "MOUNTPOINT", source: "DEVICE"}
 	}
-	what := fmt.Sprintf("%s (%s, %s) is mounted without the option prjquota.", m.point, kind, m.source)
-	switch {
-	case kind == "xfs" && m.point == "/":
-		return what + " xfs takes it at the mount only, and this is the root file system: add rootflags=prjquota to the kernel's command line " +
-			"(GRUB_CMDLINE_LINUX in /etc/default/grub, then update-grub), and reboot"
-	case kind == "xfs":
-		return what + fmt.Sprintf(" xfs takes it at the mount only, not at a remount: umount %s && mount -o prjquota %s %s, "+
-			"and the same option in /etc/fstab (in a container: on the host)", m.point, m.source, m.point)
-	default:
-		return what + fmt.Sprintf(" ext4 needs the features project and quota too: umount %s && tune2fs -O project,quota %s && mount -o prjquota %s %s, "+
-			"and the same option in /etc/fstab (in a container: on the host)", m.point, m.source, m.source, m.point)
+	missing := fmt.Sprintf("%s (%s, %s) is mounted without the option prjquota.", m.point, kind, m.source)
+	takes, features := " xfs takes it at the mount only, not at a remount", ""
+	if kind == "ext4" {
+		takes, features = " ext4 needs the features project and quota too", "tune2fs -O project,quota "+m.source
 	}
+	if m.point == "/" {
+		if features != "" {
+			features = "from a rescue system, " + features + "; then "
+		}
+		return missing + takes + ", and this is the root file system: " + features +
+			"add rootflags=prjquota to the kernel's command line (GRUB_CMDLINE_LINUX in /etc/default/grub, then update-grub), and reboot"
+	}
+	if features != "" {
+		features += " && "
+	}
+	return missing + takes + fmt.Sprintf(": umount %s && %smount -o prjquota %s %s, and the same option in /etc/fstab (of a container: on its host)",
+		m.point, features, m.source, m.point)
 }

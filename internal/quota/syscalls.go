@@ -1,7 +1,7 @@
 package quota
 
 import (
-	"errors"
+	"fmt"
 	"os"
 	"unsafe"
 
@@ -86,8 +86,11 @@ func quotactlByDevice(device string) quotactl {
 			return err
 		}
 		_, _, errno := unix.Syscall6(unix.SYS_QUOTACTL, uintptr(command<<8|projectType), uintptr(unsafe.Pointer(path)), uintptr(id), uintptr(argument), 0, 0)
-		if errors.Is(errno, unix.ENOENT) && command != qXGetQuota {
-			return &os.PathError{Op: "quotactl", Path: device, Err: errno}
+		if errno == unix.ENOENT {
+			// That no quota is there must not be taken for that no device is there.
+			if _, err := os.Stat(device); err != nil {
+				return fmt.Errorf("the kernel wants the block device %s for this, which is not there", device)
+			}
 		}
 		return asError(errno)
 	}

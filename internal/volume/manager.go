@@ -92,11 +92,11 @@ func (m *Manager) Create(ctx context.Context, s Spec) (v Volume, err error) {
 	if err != nil {
 		return Volume{}, err
 	}
-	// A crash from here on leaves a ready volume, which Recover exports at the
-	// next start; the retry for the claim publishes again, which changes nothing.
 	if err := m.mount(ctx, v); err != nil {
 		return Volume{}, err
 	}
+	// A crash from here on leaves a ready volume, which Recover exports at the
+	// next start; the retry for the claim publishes again, which changes nothing.
 	if err := m.pool.Server.Publish(ctx, v.AsExport(m.pool.Clients)); err != nil {
 		return Volume{}, fmt.Errorf("exporting volume %s: %w", s.Name, serverError(err))
 	}

@@ -119,6 +119,8 @@ func (b *Backend) btrfsQuota() error {
 // Advisory says why the sizes of new volumes are not enforced, nil if they are.
 func (b *Backend) Advisory() error { return b.advisory }
 
+func (b *Backend) enforces() bool { return b.advisory == nil }
+
 // Usage implements volume.UsageMeter.
 func (b *Backend) Usage(ctx context.Context, v volume.Volume) (volume.Usage, error) {
 	if err := ctx.Err(); err != nil {

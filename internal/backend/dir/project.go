@@ -45,7 +45,7 @@ func (p *projects) name() volume.Limit {
 }
 
 func (p *projects) admit(v *volume.Volume) (err error) {
-	if p.b.advisory != nil && v.QuotaID == 0 {
+	if !p.b.enforces() && v.QuotaID == 0 {
 		return p.plain.admit(v)
 	}
 	size := p.fs.Round(uint64(v.Size))

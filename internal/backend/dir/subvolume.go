@@ -19,7 +19,7 @@ type subvolumes struct{ b *Backend }
 func (s subvolumes) admit(v *volume.Volume) error { return plain(s).admit(v) }
 
 func (s subvolumes) build(v volume.Volume) (*os.File, error) {
-	if s.b.advisory != nil {
+	if !s.b.enforces() {
 		return plain(s).build(v)
 	}
 	return s.make(v)
@@ -27,7 +27,7 @@ func (s subvolumes) build(v volume.Volume) (*os.File, error) {
 
 // limit comes after owner and mode are set: with a very small one even that is refused.
 func (s subvolumes) limit(v *volume.Volume, d *os.File) error {
-	if s.b.advisory != nil {
+	if !s.b.enforces() {
 		return nil
 	}
 	id, _, err := btrfs.SubvolumeID(d)
@@ -67,7 +67,7 @@ func (s subvolumes) make(v volume.Volume) (*os.File, error) {
 
 // settle commits: syncing directories leaves the limit out.
 func (s subvolumes) settle(built *os.File) error {
-	if s.b.advisory != nil {
+	if !s.b.enforces() {
 		return plain(s).settle(built)
 	}
 	return btrfs.Commit(built)

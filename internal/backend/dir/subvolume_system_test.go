@@ -141,7 +141,7 @@ func TestPurgeLeavesNoSubvolumeAndNoQGroup(t *testing.T) {
 // As crashes leave it: the subvolume made and not limited, an empty directory of a run
 // without quotas in its place, or nothing.
 func TestCreateGoesOnWithSubvolumes(t *testing.T) {
-	for name, make := range map[string]func(t *testing.T, dir string){
+	for name, leave := range map[string]func(t *testing.T, dir string){
 		"nothing":     func(*testing.T, string) {},
 		"a subvolume": func(t *testing.T, dir string) { command(t, "btrfs", "subvolume", "create", dir) },
 		"a directory": func(t *testing.T, dir string) {
@@ -154,7 +154,7 @@ func TestCreateGoesOnWithSubvolumes(t *testing.T) {
 			p := open(t, btrfsQuota.mount(t))
 			v := createOf(t, p, "pvc-1", 16<<20)
 			command(t, "btrfs", "subvolume", "delete", v.Dir)
-			make(t, v.Dir)
+			leave(t, v.Dir)
 			begun := v
 			begun.State, begun.Limit, begun.QuotaID = volume.StateCreating, volume.LimitNone, 0
 			if _, err := p.Update(t.Context(), begun); err != nil {
