@@ -90,7 +90,10 @@ func (a *app) openPool(ctx context.Context, c config.Pool) error {
 	if err := dir.CheckFileHandles(c.Dir.Root); err != nil {
 		return err
 	}
-	var o dir.Options
+	o := dir.Options{
+		Quota:        dir.Quota(c.Dir.Quota),
+		MountVolumes: c.Exporter == config.ExporterGanesha,
+	}
 	if a.config.Standby {
 		o.Wait = func(h dir.Holder) {
 			a.log.Info("standing by: another process has the pool open", "pool", c.Name, "root", c.Dir.Root, "holder", h.String())
@@ -103,6 +106,9 @@ func (a *app) openPool(ctx context.Context, c config.Pool) error {
 	if b.New() {
 		a.log.Warn("made a new, empty pool; if there should be volumes in it, its file system is not mounted",
 			"pool", c.Name, "root", c.Dir.Root, "identity", b.Identity())
+	}
+	if why := b.Advisory(); why != nil {
+		a.log.Info("sizes of new volumes are advisory: nothing keeps them to it", "pool", c.Name, "root", c.Dir.Root, "why", why)
 	}
 	a.pools = append(a.pools, pool{config: c, backend: b})
 	return nil

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"strconv"
 	"time"
+
+	"github.com/berth-storage/berth/internal/suggest"
 )
 
 // Config is the whole configuration. docs/configuration.md describes each key.
@@ -44,7 +46,34 @@ const (
 
 // Dir is a pool of directories.
 type Dir struct {
-	Root string `json:"root"`
+	Root  string `json:"root"`
+	Quota Quota  `json:"quota"`
+}
+
+// Quota says whether volumes are kept to their sizes.
+type Quota string
+
+// The values of Quota.
+const (
+	QuotaAuto     Quota = "auto"     // if the file system can
+	QuotaRequired Quota = "required" // or Berth does not start
+	QuotaOff      Quota = "off"
+)
+
+// UnmarshalJSON reads a Quota. The word off without quotes is false to YAML.
+func (q *Quota) UnmarshalJSON(text []byte) error {
+	var s string
+	if string(text) == "false" {
+		s = string(QuotaOff)
+	} else if err := json.Unmarshal(text, &s); err != nil {
+		return fmt.Errorf("quota %s is none of auto, required, off", text)
+	}
+	switch *q = Quota(s); *q {
+	case QuotaAuto, QuotaRequired, QuotaOff, "":
+		return nil
+	default:
+		return fmt.Errorf("quota %q is none of auto, required, off%s", s, suggest.Nearest(s, []string{"auto", "required", "off"}))
+	}
 }
 
 // Defaults are for what a StorageClass does not say.

@@ -30,7 +30,7 @@ func TestMinimalFileGetsDefaults(t *testing.T) {
 	}
 	want := config.Default()
 	want.Pools = []config.Pool{{
-		Name: "local", Provisioner: "example.com/nfs", Dir: &config.Dir{Root: "/srv/berth"}, Exporter: config.ExporterGanesha,
+		Name: "local", Provisioner: "example.com/nfs", Dir: &config.Dir{Root: "/srv/berth", Quota: config.QuotaAuto}, Exporter: config.ExporterGanesha,
 		ExportPath: "/local", Defaults: config.Defaults{Mode: 0o777},
 	}}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -38,6 +38,20 @@ func TestMinimalFileGetsDefaults(t *testing.T) {
 	}
 	if got.Ganesha.NFSv3 {
 		t.Error("NFSv3 is on in a new pool")
+	}
+}
+
+func TestQuota(t *testing.T) {
+	for text, want := range map[string]config.Quota{
+		"": config.QuotaAuto, "auto": config.QuotaAuto, "required": config.QuotaRequired,
+		"off": config.QuotaOff, `"off"`: config.QuotaOff, // without quotes it is YAML's word for false
+	} {
+		c, err := config.Parse([]byte("pools: [{name: a, provisioner: x/y, dir: {root: /srv/a, quota: " + text + "}}]"))
+		if err != nil {
+			t.Errorf("%q: %v", text, err)
+		} else if got := c.Pools[0].Dir.Quota; got != want {
+			t.Errorf("%q is read as %q, want %q", text, got, want)
+		}
 	}
 }
 
@@ -83,7 +97,7 @@ func TestNFSProvisionerDefaults(t *testing.T) {
 	}
 	p := c.Pools[0]
 	if p.Provisioner != "example.com/nfs" || p.Dir.Root != "/export" || p.ExportPath != "/export" ||
-		p.Defaults.Mode != 0o777 || p.Defaults.RootSquash {
+		p.Defaults.Mode != 0o777 || p.Defaults.RootSquash || p.Dir.Quota != config.QuotaOff {
 		t.Errorf("pool is %+v", p)
 	}
 	if !c.Ganesha.NFSv3 || time.Duration(c.Ganesha.GracePeriod) != 90*time.Second || c.Ganesha.Port != 2049 {
@@ -100,7 +114,7 @@ func TestNFSProvisionerFlags(t *testing.T) {
 		for _, a := range []string{
 			"provisioner=acme.io/x", "master=http://127.0.0.1:8080", "kubeconfig=/k", "run-server=true", "use-ganesha=true",
 			"grace-period=0", "root-squash", "failed-retry-threshold=3", "server-hostname=nfs.acme.io",
-			"export-subnet=10.0.0.0/8,192.168.7.0/24", "max-exports=50", "leader-elect=true", "gid-range=5000-5999",
+			"export-subnet=10.0.0.0/8,192.168.7.0/24", "max-exports=50", "leader-elect=true", "gid-range=5000-5999", "enable-xfs-quota",
 		} {
 			args = append(args, dash+a)
 		}
@@ -111,7 +125,8 @@ func TestNFSProvisionerFlags(t *testing.T) {
 		if c.Pools[0].Provisioner != "acme.io/x" || !c.Pools[0].Defaults.RootSquash || c.Ganesha.GracePeriod != 0 ||
 			c.Kubernetes.Master != "http://127.0.0.1:8080" || c.Kubernetes.Kubeconfig != "/k" ||
 			c.Kubernetes.FailedRetryThreshold != 3 || c.Server.Hostname != "nfs.acme.io" ||
-			!slices.Equal(c.Pools[0].Clients, []string{"10.0.0.0/8", "192.168.7.0/24"}) || c.Pools[0].MaxVolumes != 50 || c.Pools[0].GIDRange != "5000-5999" {
+			!slices.Equal(c.Pools[0].Clients, []string{"10.0.0.0/8", "192.168.7.0/24"}) || c.Pools[0].MaxVolumes != 50 || c.Pools[0].GIDRange != "5000-5999" ||
+			c.Pools[0].Dir.Quota != config.QuotaRequired {
 			t.Errorf("%sflags gave %+v", dash, c)
 		}
 	}

@@ -23,7 +23,7 @@ type nfsProvisionerFlags struct {
 	provisioner, master, kubeconfig, hostname string
 	exportSubnet                              string
 	runServer, useGanesha, rootSquash         bool
-	leaderElect                               bool
+	leaderElect, enableQuota                  bool
 	gracePeriod, failedRetryThreshold         int
 	maxExports                                int
 
@@ -42,6 +42,7 @@ func (f *nfsProvisionerFlags) register(set *flag.FlagSet) {
 	set.IntVar(&f.gracePeriod, "grace-period", nfsProvisionerGrace, "`seconds`, 0 to 180, that clients have to reclaim what they had open after a restart of the server")
 	set.BoolVar(&f.rootSquash, "root-squash", false, "map clients' root to nobody")
 	set.IntVar(&f.failedRetryThreshold, "failed-retry-threshold", 10, "`number` of failures after which a claim is given up; 0: never")
+	set.BoolVar(&f.enableQuota, "enable-xfs-quota", false, "keep each volume to its size, by quotas of xfs, ext4 or btrfs; without them Berth does not start")
 	set.StringVar(&f.exportSubnet, "export-subnet", "*", "`networks` like 10.0.0.0/8, with commas between them, that may mount; *: all")
 	set.IntVar(&f.maxExports, "max-exports", -1, "`number` of volumes at the most; negative: no limit")
 	set.BoolVar(&f.leaderElect, "leader-elect", false, "accepted, and without effect: Berth always keeps a Lease, of its own, which it may lose without NFS ending")
@@ -118,10 +119,14 @@ func (f nfsProvisionerFlags) validate() error {
 func (f nfsProvisionerFlags) config() Config {
 	c := Default()
 	root := filepath.Clean(f.exportRoot)
+	quota := QuotaOff // as it was without the flag, whatever the file system has
+	if f.enableQuota {
+		quota = QuotaRequired
+	}
 	c.Pools = []Pool{{
 		Name:        "export",
 		Provisioner: f.provisioner,
-		Dir:         &Dir{Root: root},
+		Dir:         &Dir{Root: root, Quota: quota},
 		Exporter:    ExporterGanesha,
 		ExportPath:  root, // PersistentVolumes of nfs-provisioner name the path on its disk
 		Clients:     strings.Split(f.exportSubnet, ","),

@@ -77,6 +77,9 @@ func (c *Config) complete() {
 		if p.Exporter == "" {
 			p.Exporter = ExporterGanesha
 		}
+		if p.Dir != nil && p.Dir.Quota == "" {
+			p.Dir.Quota = QuotaAuto
+		}
 		if p.Defaults.Mode == 0 {
 			p.Defaults.Mode = DefaultMode
 		}

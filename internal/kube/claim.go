@@ -30,7 +30,7 @@ func specOf(claim *v1.PersistentVolumeClaim, class *storagev1.StorageClass, clus
 		return volume.Spec{}, err
 	}
 	s := volume.Spec{
-		Name: name, Path: name.RelPath(), Size: size, Cluster: cluster, Owner: p.owner, GIDs: p.gids,
+		Name: name, Path: name.RelPath(), Size: size, Cluster: cluster, Inodes: p.inodes, Owner: p.owner, GIDs: p.gids,
 		Claim:   volume.Claim{Namespace: claim.Namespace, Name: claim.Name, UID: string(claim.UID)},
 		Reclaim: volume.ReclaimDelete,
 	}

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 	kubetest "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
 
 	"github.com/berth-storage/berth/internal/export"
@@ -39,6 +40,8 @@ var errAPI = errors.New("the API server is away")
 type fakeVolumes struct {
 	name string
 	fail error // of each call
+	// made changes what Create returns, if it is not nil.
+	made func(*volume.Volume)
 	room int64
 	// during is called in Create, if it is not nil.
 	during func(ctx context.Context)
@@ -71,7 +74,11 @@ func (f *fakeVolumes) Create(ctx context.Context, s volume.Spec) (volume.Volume,
 		return volume.Volume{}, f.fail
 	}
 	s.Export.ID, s.Export.Path = 7, "/exports/"+s.Name.String()
-	return volume.New(s, time.Now()), nil
+	v := volume.New(s, time.Now())
+	if f.made != nil {
+		f.made(&v)
+	}
+	return v, nil
 }
 
 func (f *fakeVolumes) Delete(_ context.Context, n volume.Name, cluster string) error {
@@ -165,8 +172,14 @@ func failing(client *fake.Clientset, verb, resource string) {
 func newProvisioner(client *fake.Clientset, pools ...*Pool) *provisioner {
 	return &provisioner{
 		client: client, pools: pools, cluster: clusterUID, taker: newLoneTaker(client, pools[0].Instance),
+		advisor: newTestAdvisor(time.Now),
 		address: newAddressResolver(client, "nfs", 2049, false, true), log: quiet(), observe: func(string, time.Duration, error) {},
 	}
+}
+
+// newTestAdvisor makes an advisor whose events stay in its recorder.
+func newTestAdvisor(now func() time.Time) *advisor {
+	return &advisor{events: record.NewFakeRecorder(10), now: now, said: map[string]time.Time{}}
 }
 
 // newLoneTaker makes the taker of an instance that knows no other one.

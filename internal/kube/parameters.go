@@ -19,6 +19,7 @@ type parameters struct {
 	owner  volume.Owner
 	gids   volume.GIDRange // if not zero, in place of owner.GID
 	squash export.Squash
+	inodes int64 // 0: no limit
 	// mountOptions are those of the class's parameter, for classes that have none
 	// of their own.
 	mountOptions string
@@ -30,7 +31,7 @@ const modeOfGroup = 0o2771
 
 // classParameters are the names that a StorageClass may use. Case does not
 // matter, as with the provisioners that Berth takes the place of.
-var classParameters = []string{"pool", "mode", "uid", "gid", "rootSquash", "mountOptions"}
+var classParameters = []string{"pool", "mode", "uid", "gid", "rootSquash", "inodes", "mountOptions"}
 
 // parseParameters reads the parameters of a class for one of pools. Anything that
 // is not known is an error: a misspelt "rootSquash" must not give an open export.
@@ -122,6 +123,12 @@ func (p *parameters) set(key, value string) error {
 		if squash {
 			p.squash = export.SquashRoot
 		}
+	case "inodes":
+		inodes, err := strconv.ParseInt(value, 10, 64)
+		if err != nil || inodes <= 0 {
+			return fmt.Errorf("a number of files and folders above 0")
+		}
+		p.inodes = inodes
 	case "mountOptions":
 		p.mountOptions = value
 	}

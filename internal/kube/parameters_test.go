@@ -24,8 +24,8 @@ func TestParameters(t *testing.T) {
 		want  parameters
 	}{
 		{"none", nil, defaults},
-		{"all", map[string]string{"pool": "local", "mode": "1777", "uid": "1000", "gid": "4294967294", "rootSquash": "true"},
-			parameters{pool: pool, owner: volume.Owner{UID: 1000, GID: 4294967294, Mode: 0o1777}, squash: export.SquashRoot}},
+		{"all", map[string]string{"pool": "local", "mode": "1777", "uid": "1000", "gid": "4294967294", "rootSquash": "true", "inodes": "100000"},
+			parameters{pool: pool, owner: volume.Owner{UID: 1000, GID: 4294967294, Mode: 0o1777}, squash: export.SquashRoot, inodes: 100000}},
 		{"in another case", map[string]string{"POOL": "local", "Mode": "0700", "Uid": "0", "gId": "5", "rootsquash": "TRUE"},
 			parameters{pool: pool, owner: volume.Owner{UID: 0, GID: 5, Mode: 0o700}, squash: export.SquashRoot}},
 		{"mode with a leading 0", map[string]string{"mode": "00770"}, with(func(p *parameters) { p.owner.Mode = 0o770 })},
@@ -65,7 +65,7 @@ func TestParametersThatAreRefused(t *testing.T) {
 		want  string
 	}{
 		{"misspelt", map[string]string{"rootSquas": "true"}, `unknown StorageClass parameter "rootSquas", did you mean "rootSquash"?`},
-		{"nothing alike", map[string]string{"archiveOnDelete": "x"}, `unknown StorageClass parameter "archiveOnDelete"; known are pool, mode, uid, gid, rootSquash, mountOptions`},
+		{"nothing alike", map[string]string{"archiveOnDelete": "x"}, `unknown StorageClass parameter "archiveOnDelete"; known are pool, mode, uid, gid, rootSquash, inodes, mountOptions`},
 		{"empty name", map[string]string{"": "x"}, `unknown StorageClass parameter ""`},
 		{"twice in different case", map[string]string{"rootSquash": "true", "rootsquash": "false"}, `"rootSquash" and "rootsquash"`},
 		{"mode that is not octal", map[string]string{"mode": "0780"}, `StorageClass parameter mode: "0780" is not an octal mode like 0770`},
@@ -76,6 +76,8 @@ func TestParametersThatAreRefused(t *testing.T) {
 		{"uid by name", map[string]string{"uid": "root"}, `"root" is not a number`},
 		{"gid of 33 bits", map[string]string{"gid": "4294967296"}, `StorageClass parameter gid: "4294967296" is not none, auto, or a number`},
 		{"gid auto without a range", map[string]string{"gid": "auto"}, `"auto" is not possible, because pool local has no gidRange`},
+		{"no inodes at all", map[string]string{"inodes": "0"}, `StorageClass parameter inodes: "0" is not a number of files and folders above 0`},
+		{"inodes with a unit", map[string]string{"inodes": "100k"}, `"100k" is not a number of files`},
 		{"rootSquash neither true nor false", map[string]string{"rootSquash": "yes"}, `StorageClass parameter rootSquash: "yes" is not true or false`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
@@ -44,6 +45,7 @@ type provisioner struct {
 	cluster string
 	address addressResolver
 	taker   *taker
+	advisor *advisor
 	log     *slog.Logger
 	observe func(operation string, took time.Duration, err error)
 }
@@ -83,6 +85,7 @@ func (p *provisioner) Provision(ctx context.Context, o controller.ProvisionOptio
 		return nil, stateOf(err), err
 	}
 	p.log.Info("made a volume", "volume", handle{params.pool.Volumes.Pool(), v.Name}.String(), "claim", v.Claim.String(), "bytes", v.Size)
+	p.advisor.advise(o.PVC, v, o.StorageClass.Name, params.pool.Volumes.Pool())
 	return persistentVolume(o, v, params, server), controller.ProvisioningFinished, nil
 }
 
@@ -90,6 +93,10 @@ func persistentVolume(o controller.ProvisionOptions, v volume.Volume, params par
 	pool, mountOptions := params.pool, o.StorageClass.MountOptions
 	if mountOptions == nil && params.mountOptions != "" {
 		mountOptions = strings.FieldsFunc(params.mountOptions, func(r rune) bool { return r == ',' || r == ' ' })
+	}
+	capacity := o.PVC.Spec.Resources.Requests[v1.ResourceStorage]
+	if capacity.CmpInt64(v.Size) < 0 { // storage that limits in blocks gives whole ones
+		capacity = *resource.NewQuantity(v.Size, resource.BinarySI)
 	}
 	pv := &v1.PersistentVolume{
 		ObjectMeta: metav1.ObjectMeta{
@@ -103,7 +110,7 @@ func persistentVolume(o controller.ProvisionOptions, v volume.Volume, params par
 		Spec: v1.PersistentVolumeSpec{
 			PersistentVolumeReclaimPolicy: reclaimPolicy(o.StorageClass),
 			AccessModes:                   o.PVC.Spec.AccessModes,
-			Capacity:                      v1.ResourceList{v1.ResourceStorage: o.PVC.Spec.Resources.Requests[v1.ResourceStorage]},
+			Capacity:                      v1.ResourceList{v1.ResourceStorage: capacity},
 			MountOptions:                  mountOptions,
 			PersistentVolumeSource: v1.PersistentVolumeSource{
 				NFS: &v1.NFSVolumeSource{Server: server, Path: v.Export.Path},

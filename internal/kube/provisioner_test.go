@@ -74,6 +74,42 @@ func TestProvisionGivesAPersistentVolume(t *testing.T) {
 	}
 }
 
+func TestThePersistentVolumeHasTheSizeThatIsReal(t *testing.T) {
+	for _, c := range []struct {
+		request string
+		size    int64
+		want    string
+	}{
+		{"1Gi", 1 << 30, "1Gi"},
+		{"1000M", 1000000000, "1G"},
+		{"1000001", 1003520, "980Ki"}, // in whole blocks
+	} {
+		pool, volumes := newPool("local")
+		volumes.made = func(v *volume.Volume) { v.Size = c.size }
+		claim := newClaim()
+		claim.Spec.Resources.Requests[v1.ResourceStorage] = resource.MustParse(c.request)
+		pv, _, err := newProvisioner(newClient(claim), pool).Provision(t.Context(), options(claim, newClass()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := pv.Spec.Capacity.Storage().String(); got != c.want {
+			t.Errorf("asked for %s, got a capacity of %s, want %s", c.request, got, c.want)
+		}
+	}
+}
+
+func TestInodesOfTheClassAreAskedFor(t *testing.T) {
+	pool, volumes := newPool("local")
+	class := newClass()
+	class.Parameters = map[string]string{"inodes": "1000"}
+	if _, _, err := newProvisioner(newClient(newClaim()), pool).Provision(t.Context(), options(newClaim(), class)); err != nil {
+		t.Fatal(err)
+	}
+	if got := volumes.created[0].Inodes; got != 1000 {
+		t.Errorf("asked for %d inodes", got)
+	}
+}
+
 func TestVolumeOfGroupRootHasNoGroupAnnotation(t *testing.T) {
 	pool, _ := newPool("local")
 	class := newClass()

@@ -39,7 +39,8 @@ func (f *FrontEnd) runTerm(ctx context.Context, cluster string, r rights) {
 	neighbours.blind = !r.neighbours
 	taker := newTaker(f.client, neighbours, factory.Storage().V1().StorageClasses().Lister(), f.o.Log)
 	p := &provisioner{
-		client: f.client, pools: f.o.Pools, cluster: cluster, address: f.address, taker: taker, log: f.o.Log, observe: f.o.Observe,
+		client: f.client, pools: f.o.Pools, cluster: cluster, address: f.address, taker: taker,
+		advisor: newAdvisor(ctx, f.client), log: f.o.Log, observe: f.o.Observe,
 	}
 	volumes, claims := factory.Core().V1().PersistentVolumes().Informer(), factory.Core().V1().PersistentVolumeClaims().Informer()
 	if _, err := claims.AddEventHandler(taker.handler()); err != nil {
