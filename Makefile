@@ -4,8 +4,15 @@ VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 LDFLAGS  := -s -w -X github.com/berth-storage/berth/internal/app.Version=$(VERSION)
 FUZZTIME ?= 30s
 
+
+# Of make image.
+IMAGE   ?= berth
+BASE    ?= debian:bookworm-slim
+ARCH    ?= $(shell go env GOARCH)
+BUILDER ?= podman
+
 .DEFAULT_GOAL := help
-.PHONY: help build check test quickstart bench cluster-up cluster-down setup fuzz clean need-root
+.PHONY: help build image check test quickstart bench cluster-up cluster-down setup fuzz clean need-root
 .NOTPARALLEL: # the targets below rely on the order of their prerequisites
 
 help: ## list these commands
@@ -14,6 +21,12 @@ help: ## list these commands
 build: ## build bin/berth
 	@echo "building bin/berth $(VERSION)"
 	@CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/berth ./cmd/berth
+
+image: ## build the container image IMAGE (berth) for ARCH (this machine's) with BUILDER (podman; docker, buildah)
+	@echo "building the image $(IMAGE) $(VERSION) for $(ARCH)"
+	@CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o out/image/linux-$(ARCH)/berth ./cmd/berth
+	@$(BUILDER) build $(BUILDFLAGS) --platform linux/$(ARCH) --build-arg BASE=$(BASE) --build-arg TARGETARCH=$(ARCH) \
+		--build-arg VERSION=$(VERSION) -t $(IMAGE) -f Containerfile out/image
 
 check: ## format, vet, lint and unit tests with the race detector; needs no root
 	@echo "checking the source files"

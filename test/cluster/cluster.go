@@ -42,6 +42,8 @@ type Options struct {
 	KubeControllerManagerArgs []string
 	// Scheduler starts kube-scheduler too.
 	Scheduler bool
+	// Audit has the API server note the requests of service accounts, see Requests.
+	Audit bool
 	// Detach lets the processes go on when this process ends. StopDetached
 	// stops them.
 	Detach bool

@@ -61,7 +61,7 @@ func (c *Cluster) etcdFlags() []string {
 
 // apiServerFlags are the flags of the API server.
 func (c *Cluster) apiServerFlags() []string {
-	return []string{
+	flags := []string{
 		"--etcd-servers=" + c.etcdPort.url(),
 		"--etcd-cafile=" + c.pki("ca.crt"),
 		"--etcd-certfile=" + c.pki("etcd.crt"),
@@ -84,6 +84,10 @@ func (c *Cluster) apiServerFlags() []string {
 		// Else a stop waits as long as somebody has a watch open.
 		"--shutdown-watch-termination-grace-period=1s",
 	}
+	if c.options.Audit {
+		flags = append(flags, "--audit-policy-file="+filepath.Join(c.Dir, auditPolicyFile), "--audit-log-path="+c.auditLog())
+	}
+	return flags
 }
 
 // controllerManagerFlags are the flags of the controller manager. With its own

@@ -54,6 +54,11 @@ func (c *Cluster) writeFiles() error {
 	if err := c.writeKubeconfigs(); err != nil {
 		return err
 	}
+	if c.options.Audit {
+		if err := c.writeAuditPolicy(); err != nil {
+			return err
+		}
+	}
 	return c.writeKubectl()
 }
 

@@ -22,16 +22,25 @@ import (
 	"github.com/berth-storage/berth/test/tied"
 )
 
-// Program builds the program at path below the repository (as "cmd/berth") into
-// folder and gives the path of the binary. It has the race detector if the caller has.
-func Program(ctx context.Context, folder, path string) (string, error) {
+// Repository is the folder of Berth's sources.
+func Repository() (string, error) {
 	_, file, _, ok := runtime.Caller(0)
 	if !ok {
 		return "", errors.New("cannot tell where the repository is")
 	}
+	return filepath.Dir(filepath.Dir(filepath.Dir(file))), nil
+}
+
+// Program builds the program at path below the repository (as "cmd/berth") into
+// folder and gives the path of the binary. It has the race detector if the caller has.
+func Program(ctx context.Context, folder, path string) (string, error) {
+	root, err := Repository()
+	if err != nil {
+		return "", err
+	}
 	binary := filepath.Join(folder, filepath.Base(path))
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", binary, "./"+path)
-	build.Dir = filepath.Dir(filepath.Dir(filepath.Dir(file)))
+	build.Dir = root
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if raceDetector {
 		build.Env = append(os.Environ(), "CGO_ENABLED=1", "GOFLAGS="+strings.TrimSpace(os.Getenv("GOFLAGS")+" -race"))

@@ -1,7 +1,12 @@
 package ganesha
 
 import (
+	"errors"
+	"fmt"
 	"net"
+	"os"
+	"os/user"
+	"path/filepath"
 	"strconv"
 
 	"github.com/berth-storage/berth/internal/run"
@@ -22,10 +27,45 @@ func (s *Server) startNFSv3(g *group, line func(string)) error {
 	if err := awaitListener("tcp", rpcbindAddress, helperLimit); err != nil {
 		return err
 	}
+	if err := makeStatusDir(s.o.statusDir()); err != nil {
+		return fmt.Errorf("state of rpc.statd: %w", err)
+	}
 	_, err := g.add("rpc.statd", run.Command{
 		Path: s.programs.status,
-		Args: []string{"--foreground", "--no-notify", "--port", strconv.Itoa(statusPort)},
+		Args: []string{"--foreground", "--no-notify", "--port", strconv.Itoa(statusPort), "--state-directory-path", s.o.statusDir()},
 		Line: line, ChangesUser: true,
 	})
 	return err
+}
+
+// statusUsers are the users whose rights rpc.statd is to have, as distributions call them.
+var statusUsers = []string{"statd", "rpcuser"}
+
+// makeStatusDir makes the folders in which rpc.statd keeps whom it watches. Its usual
+// place, /var/lib/nfs, cannot be written where the root file system is read-only. It
+// gives up root for the user that owns the folder (rpc.statd(8)).
+func makeStatusDir(path string) error {
+	uid, gid := os.Geteuid(), os.Getegid()
+	for _, name := range statusUsers {
+		u, err := user.Lookup(name)
+		if err != nil {
+			continue
+		}
+		var errs [2]error
+		uid, errs[0] = strconv.Atoi(u.Uid)
+		gid, errs[1] = strconv.Atoi(u.Gid)
+		if err := errors.Join(errs[:]...); err != nil {
+			return err
+		}
+		break
+	}
+	for _, folder := range []string{path, filepath.Join(path, "sm"), filepath.Join(path, "sm.bak")} {
+		if err := os.MkdirAll(folder, 0o700); err != nil {
+			return err
+		}
+		if err := os.Chown(folder, uid, gid); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -43,6 +43,7 @@ type Options struct {
 
 func (o Options) recoveryDir() string { return filepath.Join(o.StateDir, "recovery") }
 func (o Options) socket() string      { return filepath.Join(o.RunDir, "bus") }
+func (o Options) statusDir() string   { return o.RunDir + "-statd" } // rpc.statd, which is not root, cannot enter RunDir
 func (o Options) configFile() string  { return filepath.Join(o.RunDir, "ganesha.conf") }
 
 // address is where the server answers on this host.
@@ -102,7 +103,10 @@ func New(o Options) (*Server, error) {
 
 // makeRunDir is done at each start: what cleans up temporary files may have been there.
 func (s *Server) makeRunDir() error {
-	err := os.MkdirAll(s.o.RunDir, 0o700)
+	err := os.MkdirAll(filepath.Dir(s.o.RunDir), 0o755)
+	if err == nil {
+		err = os.MkdirAll(s.o.RunDir, 0o700)
+	}
 	if err == nil {
 		err = os.WriteFile(filepath.Join(s.o.RunDir, "bus.conf"), busConfig(s.o.socket()), 0o600)
 	}
@@ -141,7 +145,7 @@ func (s *Server) Run(ctx context.Context) error {
 	case <-s.synced:
 	}
 	defer func() {
-		if err := os.RemoveAll(s.o.RunDir); err != nil {
+		if err := errors.Join(os.RemoveAll(s.o.RunDir), os.RemoveAll(s.o.statusDir())); err != nil {
 			s.o.Log.Warn("removing the run folder", "err", err)
 		}
 	}()

@@ -1,0 +1,255 @@
+//go:build system
+
+package deploy
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-storage/berth/test/harness"
+	"github.com/berth-storage/berth/test/nfs4"
+	"github.com/berth-storage/berth/test/pod"
+)
+
+// patience is how long anything may take before a test gives up. It is no
+// measure of how long it should take.
+const patience = 1 * time.Minute
+
+// namespace is that of the manifests.
+const namespace = "berth"
+
+// site is what a test has for itself: the cluster, empty, and its nodes.
+type site struct {
+	t     *testing.T
+	nodes []*node
+}
+
+// node is one of the cluster.
+type node struct {
+	*pod.Node
+	name string
+	host string // folder that stands for its root
+}
+
+func newSite(t *testing.T) *site { return &site{t: t} }
+
+func (s *site) must(err error) {
+	s.t.Helper()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// until waits until done says so.
+func (s *site) until(what string, done func() bool) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	defer cancel()
+	s.must(harness.Until(ctx, what, done))
+}
+
+var nodes atomic.Int32
+
+// node adds one to the cluster; its pods end with the test.
+func (s *site) node() *node {
+	s.t.Helper()
+	n := &node{name: fmt.Sprintf("node-%d", nodes.Add(1)), host: s.t.TempDir()}
+	var err error
+	n.Node, err = pod.Start(s.t.Context(), pod.Options{
+		Client: shared.client, APIServer: shared.cluster.Server(), Name: n.name,
+		Rootfs: shared.image.Rootfs, Entrypoint: shared.image.Config.Entrypoint, Env: shared.image.Config.Env,
+		Folder: s.t.TempDir(), Host: n.host,
+	})
+	s.must(err)
+	s.t.Cleanup(func() {
+		if err := n.Stop(context.Background()); err != nil {
+			s.t.Error(err)
+		}
+	})
+	s.nodes = append(s.nodes, n)
+	return n
+}
+
+// mkdir makes a folder of the node, as "mkdir -p" on it.
+func (n *node) mkdir(t *testing.T, path string) string {
+	t.Helper()
+	folder := filepath.Join(n.host, path)
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return folder
+}
+
+// kubectl runs it as the cluster's administrator in the repository, as the pages say it.
+func (s *site) kubectl(args ...string) string {
+	s.t.Helper()
+	output, err := s.tryKubectl(args...)
+	s.must(err)
+	return output
+}
+
+func (s *site) tryKubectl(args ...string) (string, error) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	defer cancel()
+	output, err := shared.cluster.Kubectl(ctx, args...)
+	return strings.TrimSpace(string(output)), err
+}
+
+// apply applies a folder of the repository with the API server's strict validation, and
+// has it deleted at the end of the test. Patches are for kustomize, each with its target.
+func (s *site) apply(path string, patches ...string) {
+	s.t.Helper()
+	folder := filepath.Join(shared.repository, path)
+	if len(patches) > 0 {
+		folder = s.overlay(folder, patches)
+	}
+	s.t.Cleanup(func() {
+		if s.t.Failed() {
+			s.showLogs()
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if _, err := shared.cluster.Kubectl(ctx, "delete", "--ignore-not-found", "-k", folder); err != nil {
+			s.t.Error(err)
+		}
+	})
+	s.kubectl("apply", "--validate=strict", "-k", folder)
+}
+
+// overlay makes a kustomization that changes another one, as people make for their own cluster.
+func (s *site) overlay(base string, patches []string) string {
+	s.t.Helper()
+	folder := s.t.TempDir()
+	relative, err := filepath.Rel(folder, base) // kustomize takes no other
+	s.must(err)
+	text := "resources: [" + relative + "]\npatches:\n" + strings.Join(patches, "")
+	s.must(os.WriteFile(filepath.Join(folder, "kustomization.yaml"), []byte(text), 0o600))
+	return folder
+}
+
+// args adds arguments to the container of a Deployment, StatefulSet or DaemonSet.
+func args(kind string, args ...string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "- target: {kind: %s}\n  patch: |\n", kind)
+	for _, arg := range args {
+		fmt.Fprintf(&b, "    - {op: add, path: /spec/template/spec/containers/0/args/-, value: %q}\n", arg)
+	}
+	return b.String()
+}
+
+// showLogs shows the ends of the logs of all pods.
+func (s *site) showLogs() {
+	pods, err := shared.client.CoreV1().Pods(metav1.NamespaceAll).List(context.Background(), metav1.ListOptions{})
+	if err != nil {
+		s.t.Log(err)
+		return
+	}
+	for _, p := range pods.Items {
+		s.t.Logf("pod %s/%s on %q: %s %+v", p.Namespace, p.Name, p.Spec.NodeName, p.Status.Phase, p.Status.Conditions)
+		for _, n := range s.nodes {
+			if running := n.Pod(p.Namespace, p.Name); running != nil {
+				lines := strings.Split(running.Log(), "\n")
+				s.t.Logf("waiting: %v, restarts: %d, log:\n%s", running.Waiting(), running.Restarts(), strings.Join(lines[max(0, len(lines)-40):], "\n"))
+			}
+		}
+	}
+}
+
+// ready waits until a node has a pod of Berth that is ready, and gives it.
+func (s *site) ready(n *node) *pod.Pod {
+	s.t.Helper()
+	var found *pod.Pod
+	s.until("a pod of Berth is ready on "+n.name, func() bool {
+		list, err := shared.client.CoreV1().Pods(namespace).List(s.t.Context(), metav1.ListOptions{})
+		s.must(err)
+		for _, p := range list.Items {
+			for _, c := range p.Status.Conditions {
+				if p.Spec.NodeName == n.name && p.DeletionTimestamp == nil && c.Type == v1.PodReady && c.Status == v1.ConditionTrue {
+					found = n.Pod(namespace, p.Name)
+				}
+			}
+		}
+		return found != nil
+	})
+	return found
+}
+
+// claim makes a claim and gives its PersistentVolume when it is Bound.
+func (s *site) claim(name string) *v1.PersistentVolume {
+	s.t.Helper()
+	_, err := shared.client.CoreV1().PersistentVolumeClaims("default").Create(s.t.Context(), harness.NewClaim("default", name, "berth"), metav1.CreateOptions{})
+	s.must(err)
+	return s.bound(name)
+}
+
+// bound waits until a claim is Bound.
+func (s *site) bound(name string) *v1.PersistentVolume {
+	s.t.Helper()
+	var volume string
+	s.until("claim "+name+" is Bound", func() bool {
+		c, err := shared.client.CoreV1().PersistentVolumeClaims("default").Get(s.t.Context(), name, metav1.GetOptions{})
+		s.must(err)
+		volume = c.Spec.VolumeName
+		return c.Status.Phase == v1.ClaimBound
+	})
+	pv, err := shared.client.CoreV1().PersistentVolumes().Get(s.t.Context(), volume, metav1.GetOptions{})
+	s.must(err)
+	return pv
+}
+
+// deleteClaim deletes a claim and waits until its volume is gone.
+func (s *site) deleteClaim(name string) {
+	s.t.Helper()
+	c, err := shared.client.CoreV1().PersistentVolumeClaims("default").Get(s.t.Context(), name, metav1.GetOptions{})
+	s.must(err)
+	s.must(shared.client.CoreV1().PersistentVolumeClaims("default").Delete(s.t.Context(), name, metav1.DeleteOptions{}))
+	s.until("PersistentVolume "+c.Spec.VolumeName+" is gone", func() bool {
+		_, err := shared.client.CoreV1().PersistentVolumes().Get(s.t.Context(), c.Spec.VolumeName, metav1.GetOptions{})
+		return apierrors.IsNotFound(err)
+	})
+}
+
+// mount gives a client of the NFS server at that address.
+func (s *site) mount(server string) *nfs4.Client {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	defer cancel()
+	c, err := nfs4.Dial(ctx, server+":2049", nfs4.Options{})
+	s.must(err)
+	s.t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			s.t.Error(err)
+		}
+	})
+	return c
+}
+
+// roundTrip writes a file to a volume, and reads it by another client and on the disk.
+func (s *site) roundTrip(server string, pv *v1.PersistentVolume, folder string) {
+	s.t.Helper()
+	data := bytes.Repeat([]byte("berth\n"), 100_000)
+	file := pv.Spec.NFS.Path + "/file"
+	s.must(s.mount(server).WriteFile(s.t.Context(), file, data, 0o644))
+	got, err := s.mount(server).ReadFile(s.t.Context(), file)
+	s.must(err)
+	if !bytes.Equal(got, data) {
+		s.t.Errorf("another client reads %d bytes, not the %d that were written", len(got), len(data))
+	}
+	got, err = os.ReadFile(filepath.Join(folder, pv.Name, "file"))
+	s.must(err)
+	if !bytes.Equal(got, data) {
+		s.t.Errorf("on the disk are %d bytes, not the %d that were written", len(got), len(data))
+	}
+}
