@@ -45,7 +45,6 @@ type app struct {
 	config  config.Config
 	log     *slog.Logger
 	metrics *metrics.Metrics
-	client  kube.Client
 
 	pools     []pool
 	ids       *export.IDs
@@ -64,8 +63,11 @@ type pool struct {
 // setup makes all parts. Whatever is wrong with the configuration or the host is
 // found here, before anything is served.
 func (a *app) setup(ctx context.Context) error {
-	var err error
-	if a.client, err = newClient(a.config.Kubernetes); err != nil {
+	client, err := kube.NewClient(kube.ClientOptions{
+		Master: a.config.Kubernetes.Master, Kubeconfig: a.config.Kubernetes.Kubeconfig,
+		QPS: a.config.Kubernetes.QPS, Burst: a.config.Kubernetes.Burst, UserAgent: "berth/" + Version,
+	})
+	if err != nil {
 		return err
 	}
 	for _, p := range a.config.Pools {
@@ -81,7 +83,7 @@ func (a *app) setup(ctx context.Context) error {
 			return fmt.Errorf("http.listen: %w", err)
 		}
 	}
-	return a.setupFrontEnds()
+	return a.setupFrontEnds(client)
 }
 
 func (a *app) openPool(ctx context.Context, c config.Pool) error {
@@ -124,12 +126,9 @@ func (a *app) setupServer() error {
 	if g.RunDir == "" {
 		g.RunDir = "/run/berth"
 	}
-	deviceFSIDs, err := a.deviceFSIDs()
-	if err != nil {
-		return err
-	}
+	var err error
 	a.server, err = ganesha.New(ganesha.Options{
-		Listen: g.Listen, Port: g.Port, NFSv3: g.NFSv3, GracePeriod: time.Duration(g.GracePeriod), DeviceFSIDs: deviceFSIDs,
+		Listen: g.Listen, Port: g.Port, NFSv3: g.NFSv3, GracePeriod: time.Duration(g.GracePeriod),
 		// A folder of its own in it, because that one is emptied. The name is short,
 		// as a socket's path has to be.
 		StateDir: g.StateDir, RunDir: filepath.Join(g.RunDir, first.backend.Identity()[:8]),
@@ -157,7 +156,7 @@ func (a *app) setupServer() error {
 }
 
 // setupFrontEnds makes one front end for each provisioner name, with all its pools.
-func (a *app) setupFrontEnds() error {
+func (a *app) setupFrontEnds(client kube.Client) error {
 	library, collectors := kube.LibraryMetrics()
 	if err := a.metrics.Register(collectors...); err != nil {
 		return fmt.Errorf("metrics: %w", err)
@@ -187,7 +186,7 @@ func (a *app) setupFrontEnds() error {
 		})
 	}
 	for _, name := range names {
-		a.frontEnds = append(a.frontEnds, kube.NewFrontEnd(a.client, kube.Options{
+		a.frontEnds = append(a.frontEnds, kube.NewFrontEnd(client, kube.Options{
 			Provisioner: name, Pools: pools[name], Workers: a.config.Kubernetes.Workers,
 			FailedRetryThreshold: a.config.Kubernetes.FailedRetryThreshold,
 			ScavengeAfter:        time.Duration(a.config.Kubernetes.ScavengeAfter),
@@ -263,9 +262,6 @@ func (a *app) work(ctx context.Context, workers *sync.WaitGroup, fail func(error
 
 // recover brings the NFS server to what the records want.
 func (a *app) recover(ctx context.Context) error {
-	if err := a.adopt(ctx); err != nil {
-		return err
-	}
 	var want []export.Export
 	for _, p := range a.pools {
 		exports, err := p.manager.Recover(ctx)

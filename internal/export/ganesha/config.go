@@ -37,11 +37,7 @@ func baseConfig(o Options) []byte {
 	}
 	// With mount_path_pseudo NFSv3 clients mount the same path as NFSv4 ones.
 	fmt.Fprintf(&b, "\tmount_path_pseudo = true;\n\tMNT_Port = %d;\n\tNLM_Port = %d;\n\tRquota_Port = %d;\n", mountPort, lockPort, quotaPort)
-	fmt.Fprintf(&b, "\tEnable_NLM = %t;\n\tEnable_RQUOTA = false;\n", o.NFSv3)
-	if o.DeviceFSIDs {
-		b.WriteString("\tfsid_device = true;\n")
-	}
-	b.WriteString("}\n")
+	fmt.Fprintf(&b, "\tEnable_NLM = %t;\n\tEnable_RQUOTA = false;\n}\n", o.NFSv3)
 
 	fmt.Fprintf(&b, "NFSv4 {\n\tMinor_Versions = %s;\n\tDelegations = false;\n\tOnly_Numeric_Owners = true;\n", minor)
 	fmt.Fprintf(&b, "\tRecoveryBackend = fs;\n\tRecoveryRoot = %s;\n", quote(o.recoveryDir()))
@@ -61,8 +57,13 @@ func baseConfig(o Options) []byte {
 // lease is how long a client's state lives without a word from it. A client
 // notices a restart when it renews, so the grace period has to be longer (RFC
 // 7530 section 9.6.2); two thirds of it is the ratio of Ganesha's own defaults,
-// 60 and 90 seconds.
-func lease(grace time.Duration) time.Duration { return max(time.Second, grace*2/3) }
+// 60 and 90 seconds. But Linux renews after five seconds at the earliest, and a
+// client that comes too late gets EIO: Ganesha answers its SEQUENCE with
+// NFS4ERR_EXPIRED, from which Linux does not recover.
+func lease(grace time.Duration) time.Duration { return max(minLease, grace*2/3) }
+
+// minLease leaves a busy client some seconds.
+const minLease = 20 * time.Second
 
 // exportBlock is the configuration of one export. Ganesha's parser looks each
 // word up in a list of all words so far, so that the time to read n exports grows

@@ -15,6 +15,8 @@ func TestBaseConfig(t *testing.T) {
 	o := Options{Port: 2049, GracePeriod: 30 * time.Second, StateDir: "/state"}
 	v3 := o
 	v3.NFSv3 = true
+	shortGrace := o
+	shortGrace.GracePeriod = 5 * time.Second
 	noGrace := o
 	noGrace.GracePeriod = 0
 	listen := o
@@ -24,6 +26,7 @@ func TestBaseConfig(t *testing.T) {
 		o        Options
 		has, not []string
 	}{
+		{"short grace period", shortGrace, []string{"Grace_Period = 5;", "Lease_Lifetime = 20;"}, nil},
 		{"default", o, []string{"NFS_Protocols = 4;", "Enable_NLM = false;", "Grace_Period = 30;", "Lease_Lifetime = 20;", `"/state/recovery"`}, []string{"Bind_addr", "Graceless"}},
 		{"NFSv3", v3, []string{"NFS_Protocols = 3, 4;", "Enable_NLM = true;", "MNT_Port = 20048;"}, nil},
 		{"no grace", noGrace, []string{"Graceless = true;"}, []string{"Grace_Period"}},
