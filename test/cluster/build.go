@@ -15,16 +15,16 @@ import (
 	"github.com/berth-storage/berth/test/tied"
 )
 
-// build compiles the module in the folder source into the file target.
-func build(ctx context.Context, source, target string, log io.Writer) error {
+// build compiles the program of the module in the folder source into the file target.
+func (p program) build(ctx context.Context, source, target string, log io.Writer) error {
 	started := time.Now()
-	fmt.Fprintf(log, "building the Kubernetes %s control plane: this first build takes 5-15 minutes and is done once\n", Version)
+	fmt.Fprintf(log, "building the Kubernetes %s %s: this first build takes %s and is done once\n", Version, p.title, p.takes)
 	fmt.Fprintln(log, "(it needs about 5 GB in Go's caches; what is in them, as after an interrupted build, is not compiled again)")
 
 	// The go command, when interrupted, leaves gigabytes in its work folder: here
 	// they are removed with the target's.
 	work := filepath.Dir(target)
-	common := []string{"-mod=readonly", "-trimpath"}
+	common := []string{"-mod=readonly", "-trimpath", "./" + p.folder}
 	packages, downloads := &progress.Lines{}, &progress.Lines{}
 	list := goCommand(ctx, source, work, append([]string{"list", "-deps"}, common...))
 	list.Stdout, list.Stderr = packages, downloads
@@ -34,7 +34,7 @@ func build(ctx context.Context, source, target string, log io.Writer) error {
 	err := tied.Run(list)
 	stop()
 	if err != nil {
-		return buildError(ctx, "downloading the control plane's modules failed (is a Go module proxy reachable?)", err, downloads)
+		return p.buildError(ctx, "downloading its modules failed (is a Go module proxy reachable?)", err, downloads)
 	}
 
 	compiled := &progress.Lines{}
@@ -46,9 +46,9 @@ func build(ctx context.Context, source, target string, log io.Writer) error {
 	err = tied.Run(compile)
 	stop()
 	if err != nil {
-		return buildError(ctx, "building the control plane failed", err, compiled)
+		return p.buildError(ctx, "compiling it failed", err, compiled)
 	}
-	fmt.Fprintf(log, "built the control plane in %s\n", progress.Since(started))
+	fmt.Fprintf(log, "built the %s in %s\n", p.title, progress.Since(started))
 	return nil
 }
 
@@ -80,9 +80,9 @@ func linkerFlags() string {
 }
 
 // buildError adds the end of the go command's output to its failure.
-func buildError(ctx context.Context, what string, err error, output *progress.Lines) error {
+func (p program) buildError(ctx context.Context, what string, err error, output *progress.Lines) error {
 	if ctx.Err() != nil {
-		return fmt.Errorf("building the control plane was interrupted (the next try goes on from there): %w", ctx.Err())
+		return fmt.Errorf("building the %s was interrupted (the next try goes on from there): %w", p.title, ctx.Err())
 	}
-	return fmt.Errorf("%s: %w\n%s", what, err, output.Tail())
+	return fmt.Errorf("building the %s: %s: %w\n%s", p.title, what, err, output.Tail())
 }

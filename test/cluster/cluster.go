@@ -115,6 +115,12 @@ func (c *Cluster) Kubeconfig() string {
 	return filepath.Join(c.Dir, kubeconfigFile)
 }
 
+// Authority returns the certificate, in PEM, that the certificates of the cluster's
+// clients are signed with.
+func (c *Cluster) Authority() []byte {
+	return c.authority.pem
+}
+
 // Server returns the URL of the API server. It stays the same until Stop.
 func (c *Cluster) Server() string {
 	return c.apiPort.url()

@@ -4,5 +4,6 @@
 // proved against Kubernetes itself and needs no containers and no downloads
 // but Go modules.
 //
-// There are no nodes, so pods are not run. The package works on Linux only.
+// There are no nodes, so pods are not run; test/node adds one. The package works on
+// Linux only.
 package cluster

@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"crypto/x509/pkix"
 	"encoding/base64"
 	"fmt"
 	"os"
@@ -56,16 +57,38 @@ func shellQuote(text string) string {
 	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }
 
-// writeKubeconfig writes a kubeconfig for the client certificate. It is
-// complete in itself, so that it may be copied.
+// ClientKubeconfig returns a kubeconfig for a new client with the name of a user and
+// of his groups, which are what his rights depend on. To him the API server has the
+// URL server: something there passes connections on to it. It may be used as long
+// as the cluster runs.
+func (c *Cluster) ClientKubeconfig(user string, groups []string, server string) ([]byte, error) {
+	client, err := c.authority.sign(pkix.Name{CommonName: user, Organization: groups})
+	if err != nil {
+		return nil, err
+	}
+	return c.kubeconfig(user, client, server), nil
+}
+
+// writeKubeconfig writes a kubeconfig for the client certificate.
 func (c *Cluster) writeKubeconfig(path, user string, client pair) error {
+	if err := os.WriteFile(path, c.kubeconfig(user, client, c.Server()), 0o600); err != nil {
+		return fmt.Errorf("writing a kubeconfig: %w", err)
+	}
+	return nil
+}
+
+// kubeconfig returns a kubeconfig for the client certificate. It is complete in
+// itself, so that it may be copied. It names one of the names in the server's
+// certificate, which is not for any address that the server may have to the client.
+func (c *Cluster) kubeconfig(user string, client pair, server string) []byte {
 	base64 := base64.StdEncoding.EncodeToString
-	content := fmt.Sprintf(`apiVersion: v1
+	return fmt.Appendf(nil, `apiVersion: v1
 kind: Config
 clusters:
 - name: berth
   cluster:
     server: %s
+    tls-server-name: %s
     certificate-authority-data: %s
 users:
 - name: %s
@@ -78,9 +101,5 @@ contexts:
     cluster: berth
     user: %s
 current-context: berth
-`, c.Server(), base64(c.authority.pem), user, base64(client.certificate), base64(client.key), user)
-	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-		return fmt.Errorf("writing a kubeconfig: %w", err)
-	}
-	return nil
+`, server, serviceNames[0], base64(c.authority.pem), user, base64(client.certificate), base64(client.key), user)
 }

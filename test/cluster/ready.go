@@ -42,12 +42,16 @@ func (c *Cluster) writeFiles() error {
 	if err := os.WriteFile(c.pki("ca.crt"), c.authority.pem, 0o600); err != nil {
 		return fmt.Errorf("writing the certificate authority: %w", err)
 	}
-	for _, name := range []string{"apiserver", "etcd"} {
-		server, err := c.authority.sign(pkix.Name{CommonName: name})
+	for name, subject := range map[string]pkix.Name{
+		"apiserver":      {CommonName: "apiserver"},
+		"etcd":           {CommonName: "etcd"},
+		"kubelet-client": {CommonName: "kube-apiserver-kubelet-client", Organization: []string{"system:masters"}},
+	} {
+		pair, err := c.authority.sign(subject)
 		if err != nil {
 			return err
 		}
-		if err := server.write(filepath.Join(c.Dir, pkiDir), name); err != nil {
+		if err := pair.write(filepath.Join(c.Dir, pkiDir), name); err != nil {
 			return err
 		}
 	}

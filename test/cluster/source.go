@@ -54,10 +54,10 @@ func moduleRoot(start string) (string, bool) {
 	}
 }
 
-// sourceKey names the binary that the source in dir gives on this platform:
+// sourceKey names the binary that the module in dir gives on this platform:
 // it changes with everything that the binary is made of.
-func sourceKey(dir string) (string, error) {
-	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+func (p program) sourceKey(dir string) (string, error) {
+	files, err := filepath.Glob(filepath.Join(dir, p.folder, "*.go"))
 	if err != nil {
 		return "", fmt.Errorf("listing the control plane's source: %w", err)
 	}

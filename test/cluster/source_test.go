@@ -31,14 +31,14 @@ func TestSourceKey(t *testing.T) {
 	}
 	key := func() string {
 		t.Helper()
-		key, err := sourceKey(dir)
+		key, err := controlPlane.sourceKey(dir)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return key
 	}
 
-	if _, err := sourceKey(dir); err == nil {
+	if _, err := controlPlane.sourceKey(dir); err == nil {
 		t.Error("a folder without source has a key")
 	}
 	write("go.mod", "module x")
@@ -97,7 +97,7 @@ func TestBinaryIsTakenFromTheCache(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := sourceKey(source)
+	key, err := controlPlane.sourceKey(source)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,8 @@ const usage = `usage: devcluster COMMAND [flags]
   up            start the cluster; if it runs already, say so
   down          stop the cluster and keep its data for the next up
   kubectl-path  print the path of the kubectl of the cluster
-  build         build the control plane now (up does it if need be) and print its path
+  build         build the control plane now (up does it if need be), and the kubelet of
+                the tests' node, and print their paths
 
 The cluster has no nodes: it stores objects and runs controllers, but no pods.
 It listens on loopback only. "devcluster COMMAND -h" lists the flags.
@@ -155,12 +156,14 @@ func kubectlPath(dir string, stdout io.Writer) error {
 	return nil
 }
 
-// build makes sure that the binary of the control plane is there.
+// build makes sure that the binaries are there.
 func build(ctx context.Context, stdout, stderr io.Writer) error {
-	path, err := cluster.Binary(ctx, stderr)
-	if err != nil {
-		return err
+	for _, binary := range []func(context.Context, io.Writer) (string, error){cluster.Binary, cluster.Kubelet} {
+		path, err := binary(ctx, stderr)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(stdout, path)
 	}
-	fmt.Fprintln(stdout, path)
 	return nil
 }
