@@ -55,7 +55,6 @@ func command(out, logs io.Writer) *cobra.Command {
 	root.AddCommand(
 		serveCommand(logs),
 		nfsProvisionerCommand(out, logs),
-		adoptCommand(out),
 		configCommand(out),
 		&cobra.Command{
 			Use:   "version",

@@ -3,6 +3,7 @@
 package harness
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -140,6 +141,7 @@ type Options struct {
 	Root        string // of the pool
 	Provisioner string
 	Kubeconfig  string
+	NFSHost     string // an address of this host to serve NFS on; 127.0.0.1 if empty
 	NFSPort     int
 	Public      bool     // serve on all addresses, and have this host's own in PersistentVolumes
 	Config      string   // more YAML for berth.yaml, below the pool and the NFS server; see writeConfig
@@ -149,9 +151,11 @@ type Options struct {
 }
 
 // Address is where the NFS server of b answers.
-func (o Options) Address() string { return fmt.Sprintf("127.0.0.1:%d", o.NFSPort) }
+func (o Options) Address() string { return fmt.Sprintf("%s:%d", o.host(), o.NFSPort) }
 
-// StartBerth starts a Berth that serves NFS on loopback. It does not wait: see Ready.
+func (o Options) host() string { return cmp.Or(o.NFSHost, "127.0.0.1") }
+
+// StartBerth starts a Berth. It does not wait: see Ready.
 func StartBerth(o Options) (*Berth, error) {
 	port, err := FreePort()
 	if err != nil {
@@ -172,7 +176,7 @@ func (o Options) writeConfig(httpPort int) (string, error) {
 	file := filepath.Join(o.Folder, fmt.Sprintf("berth-%d.yaml", httpPort))
 	var b strings.Builder
 	fmt.Fprintf(&b, "pools:\n- name: local\n  provisioner: %s\n  dir: {root: %s}\n", o.Provisioner, o.Root)
-	listen, hostname := "127.0.0.1", "127.0.0.1"
+	listen, hostname := o.host(), o.host()
 	if o.Public {
 		listen, hostname = `""`, `""`
 	}
