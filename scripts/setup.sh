@@ -2,9 +2,9 @@
 # Installs the Debian packages that the tests and the quickstart need. Silent and fast when nothing is missing.
 set -eu
 
-packages="nfs-ganesha nfs-ganesha-vfs dbus rpcbind nfs-common libnfs-utils btrfs-progs e2fsprogs
+packages="nfs-ganesha nfs-ganesha-vfs dbus rpcbind nfs-common libnfs-utils btrfs-progs e2fsprogs xfsprogs
 user-mode-linux debootstrap iproute2 kmod buildah runc"
-programs="ganesha.nfsd dbus-daemon rpcbind rpc.statd nfs-cat mkfs.btrfs mkfs.ext4 linux.uml debootstrap ip depmod buildah runc"
+programs="ganesha.nfsd dbus-daemon rpcbind rpc.statd nfs-cat mkfs.btrfs mkfs.ext4 mkfs.xfs linux.uml debootstrap ip depmod buildah runc"
 PATH=$PATH:/usr/sbin:/sbin # not in everyone's PATH, even root's
 
 fail() {

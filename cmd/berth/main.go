@@ -55,6 +55,7 @@ func command(out, logs io.Writer) *cobra.Command {
 	root.AddCommand(
 		serveCommand(logs),
 		nfsProvisionerCommand(out, logs),
+		adoptCommand(out),
 		configCommand(out),
 		&cobra.Command{
 			Use:   "version",

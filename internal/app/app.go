@@ -45,6 +45,7 @@ type app struct {
 	config  config.Config
 	log     *slog.Logger
 	metrics *metrics.Metrics
+	client  kube.Client
 
 	pools     []pool
 	ids       *export.IDs
@@ -63,11 +64,8 @@ type pool struct {
 // setup makes all parts. Whatever is wrong with the configuration or the host is
 // found here, before anything is served.
 func (a *app) setup(ctx context.Context) error {
-	client, err := kube.NewClient(kube.ClientOptions{
-		Master: a.config.Kubernetes.Master, Kubeconfig: a.config.Kubernetes.Kubeconfig,
-		QPS: a.config.Kubernetes.QPS, Burst: a.config.Kubernetes.Burst, UserAgent: "berth/" + Version,
-	})
-	if err != nil {
+	var err error
+	if a.client, err = newClient(a.config.Kubernetes); err != nil {
 		return err
 	}
 	for _, p := range a.config.Pools {
@@ -83,7 +81,7 @@ func (a *app) setup(ctx context.Context) error {
 			return fmt.Errorf("http.listen: %w", err)
 		}
 	}
-	return a.setupFrontEnds(client)
+	return a.setupFrontEnds()
 }
 
 func (a *app) openPool(ctx context.Context, c config.Pool) error {
@@ -126,9 +124,12 @@ func (a *app) setupServer() error {
 	if g.RunDir == "" {
 		g.RunDir = "/run/berth"
 	}
-	var err error
+	deviceFSIDs, err := a.deviceFSIDs()
+	if err != nil {
+		return err
+	}
 	a.server, err = ganesha.New(ganesha.Options{
-		Listen: g.Listen, Port: g.Port, NFSv3: g.NFSv3, GracePeriod: time.Duration(g.GracePeriod),
+		Listen: g.Listen, Port: g.Port, NFSv3: g.NFSv3, GracePeriod: time.Duration(g.GracePeriod), DeviceFSIDs: deviceFSIDs,
 		// A folder of its own in it, because that one is emptied. The name is short,
 		// as a socket's path has to be.
 		StateDir: g.StateDir, RunDir: filepath.Join(g.RunDir, first.backend.Identity()[:8]),
@@ -156,7 +157,7 @@ func (a *app) setupServer() error {
 }
 
 // setupFrontEnds makes one front end for each provisioner name, with all its pools.
-func (a *app) setupFrontEnds(client kube.Client) error {
+func (a *app) setupFrontEnds() error {
 	library, collectors := kube.LibraryMetrics()
 	if err := a.metrics.Register(collectors...); err != nil {
 		return fmt.Errorf("metrics: %w", err)
@@ -186,7 +187,7 @@ func (a *app) setupFrontEnds(client kube.Client) error {
 		})
 	}
 	for _, name := range names {
-		a.frontEnds = append(a.frontEnds, kube.NewFrontEnd(client, kube.Options{
+		a.frontEnds = append(a.frontEnds, kube.NewFrontEnd(a.client, kube.Options{
 			Provisioner: name, Pools: pools[name], Workers: a.config.Kubernetes.Workers,
 			FailedRetryThreshold: a.config.Kubernetes.FailedRetryThreshold,
 			ScavengeAfter:        time.Duration(a.config.Kubernetes.ScavengeAfter),
@@ -262,6 +263,9 @@ func (a *app) work(ctx context.Context, workers *sync.WaitGroup, fail func(error
 
 // recover brings the NFS server to what the records want.
 func (a *app) recover(ctx context.Context) error {
+	if err := a.adopt(ctx); err != nil {
+		return err
+	}
 	var want []export.Export
 	for _, p := range a.pools {
 		exports, err := p.manager.Recover(ctx)

@@ -16,7 +16,6 @@ import (
 	"github.com/berth-storage/berth/internal/backend/dir"
 	"github.com/berth-storage/berth/internal/config"
 	"github.com/berth-storage/berth/internal/export/ganesha"
-	"github.com/berth-storage/berth/internal/kube"
 	"github.com/berth-storage/berth/internal/metrics"
 )
 
@@ -134,7 +133,7 @@ func TestOneFrontEndForEachProvisionerName(t *testing.T) {
 	for _, p := range c.Pools {
 		a.pools = append(a.pools, pool{config: p, backend: open(t, p.Dir.Root)})
 	}
-	if err := a.setupFrontEnds(kube.Client{}); err != nil {
+	if err := a.setupFrontEnds(); err != nil {
 		t.Fatal(err)
 	}
 	if got := len(a.frontEnds); got != 2 {

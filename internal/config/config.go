@@ -31,6 +31,7 @@ type Pool struct {
 	Name        string   `json:"name"`
 	Provisioner string   `json:"provisioner"` // of the StorageClasses that it serves
 	Dir         *Dir     `json:"dir"`
+	Adopt       string   `json:"adopt"` // the program whose volumes are taken over at the first start
 	Exporter    string   `json:"exporter"`
 	ExportPath  string   `json:"exportPath"` // clients mount <exportPath>/<volume>
 	Clients     []string `json:"clients"`    // who may mount; see export.ParseClients
@@ -38,6 +39,9 @@ type Pool struct {
 	GIDRange    string   `json:"gidRange"`   // for classes with gid: auto; see volume.ParseGIDRange
 	Defaults    Defaults `json:"defaults"`
 }
+
+// AdoptNFSProvisioner is the value of Pool.Adopt.
+const AdoptNFSProvisioner = "nfs-provisioner"
 
 // Exporters: what makes a pool's volumes reachable.
 const (
@@ -90,8 +94,11 @@ type Ganesha struct {
 	Port        int      `json:"port"`
 	NFSv3       bool     `json:"nfsv3"`
 	GracePeriod Duration `json:"gracePeriod"`
-	StateDir    string   `json:"stateDir"`
-	RunDir      string   `json:"runDir"`
+	// DeviceBasedFSIDs: file handles name file systems by device number; see
+	// docs/decisions/handles.md. nil: as the program before did.
+	DeviceBasedFSIDs *bool  `json:"deviceBasedFsids"`
+	StateDir         string `json:"stateDir"`
+	RunDir           string `json:"runDir"`
 }
 
 // Server is the address of the NFS server in PersistentVolumes.

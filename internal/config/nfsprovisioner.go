@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -31,6 +32,7 @@ type nfsProvisionerFlags struct {
 	port, workers, burst                                 int
 	qps                                                  float64
 	standby                                              bool
+	deviceBasedFSIDs                                     *bool // nil: as it was
 }
 
 func (f *nfsProvisionerFlags) register(set *flag.FlagSet) {
@@ -46,6 +48,12 @@ func (f *nfsProvisionerFlags) register(set *flag.FlagSet) {
 	set.StringVar(&f.exportSubnet, "export-subnet", "*", "`networks` like 10.0.0.0/8, with commas between them, that may mount; *: all")
 	set.IntVar(&f.maxExports, "max-exports", -1, "`number` of volumes at the most; negative: no limit")
 	set.BoolVar(&f.leaderElect, "leader-elect", false, "accepted, and without effect: Berth always keeps a Lease, of its own, which it may lose without NFS ending")
+	set.BoolFunc("device-based-fsids", "name file systems in file handles by device number; false: by UUID, which stays if a disk comes back under another number (default: as it was on this export root, else false)",
+		func(value string) error {
+			b, err := strconv.ParseBool(value)
+			f.deviceBasedFSIDs = &b
+			return err
+		})
 	set.StringVar(&f.hostname, "server-hostname", "", "`address` of the NFS server in PersistentVolumes")
 
 	set.StringVar(&f.exportRoot, "export-root", nfsProvisionerRoot, "Berth's: `path` of the directory that holds the volumes; they are exported under the same path")
@@ -127,6 +135,7 @@ func (f nfsProvisionerFlags) config() Config {
 		Name:        "export",
 		Provisioner: f.provisioner,
 		Dir:         &Dir{Root: root, Quota: quota},
+		Adopt:       AdoptNFSProvisioner,
 		Exporter:    ExporterGanesha,
 		ExportPath:  root, // PersistentVolumes of nfs-provisioner name the path on its disk
 		Clients:     strings.Split(f.exportSubnet, ","),
@@ -138,6 +147,7 @@ func (f nfsProvisionerFlags) config() Config {
 	c.Ganesha.Port = f.port
 	c.Ganesha.NFSv3 = true // existing PersistentVolumes are mounted with vers=3
 	c.Ganesha.GracePeriod = Duration(time.Duration(f.gracePeriod) * time.Second)
+	c.Ganesha.DeviceBasedFSIDs = f.deviceBasedFSIDs
 	c.Ganesha.RunDir = f.runDir
 	c.Server.Hostname = f.hostname
 	c.Kubernetes.Master = f.master

@@ -156,6 +156,9 @@ func (p Pool) validate(before []Pool) error {
 	if p.Exporter != ExporterGanesha {
 		return fmt.Errorf("exporter: %q is unknown%s", p.Exporter, suggest.Nearest(p.Exporter, []string{ExporterGanesha}))
 	}
+	if p.Adopt != "" && p.Adopt != AdoptNFSProvisioner {
+		return fmt.Errorf("adopt: %q is unknown%s", p.Adopt, suggest.Nearest(p.Adopt, []string{AdoptNFSProvisioner}))
+	}
 	if _, err := export.ParseClients(p.Clients); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ package export
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -33,6 +34,15 @@ type FSID [16]byte
 func NewFSID(unique string) FSID {
 	sum := sha256.Sum256([]byte(unique))
 	return FSID(sum[:16])
+}
+
+// NumberFSID is the FSID "n.n", by which the programs that Berth takes the place of
+// name an export to clients.
+func NumberFSID(n ID) FSID {
+	var f FSID
+	binary.BigEndian.PutUint64(f[:8], uint64(n))
+	binary.BigEndian.PutUint64(f[8:], uint64(n))
+	return f
 }
 
 // String gives the FSID as a UUID, which is the form that exports(5) takes.

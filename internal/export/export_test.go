@@ -65,3 +65,9 @@ func FuzzFSID(f *testing.F) {
 		}
 	})
 }
+
+func TestFSIDOfANumber(t *testing.T) {
+	if got, want := export.NumberFSID(258).String(), "00000000-0000-0102-0000-000000000102"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}

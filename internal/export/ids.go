@@ -81,6 +81,14 @@ func (s *IDs) Reserve(id ID) error {
 	return nil
 }
 
+// Pass says that another program has given out the ids up to last. Its clients may hold
+// handles with them, so they count as used once and freed just now.
+func (s *IDs) Pass(last ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.next = max(s.next, int(last)+1)
+}
+
 // Compact writes the file anew, once all records have reserved theirs. An id
 // below "next" that is neither in use nor listed was lost to a crash: nobody
 // knows when it was freed, so it goes to the end of the queue.

@@ -128,6 +128,35 @@ func TestIDWhoseSecondFreeingACrashLostGoesToTheEnd(t *testing.T) {
 	wantTakes(t, startIDs(t, path, allBut(10, 20)...), 20, 10)
 }
 
+// Clients of another program may hold handles with the ids that it gave out.
+func TestIDsOfAnotherProgramComeAfterNewOnes(t *testing.T) {
+	path := idFile(t)
+	s, err := export.OpenIDs(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Reserve(5); err != nil {
+		t.Fatal(err)
+	}
+	s.Pass(77)
+	s.Pass(3) // which 77 includes
+	if err := s.Compact(); err != nil {
+		t.Fatal(err)
+	}
+	if got := take(t, s); got != 78 {
+		t.Errorf("took %d, want 78", got)
+	}
+	// By their own file, too.
+	if got := take(t, startIDs(t, path, 5, 78)); got < 79 {
+		t.Errorf("the next process took %d, want one above 78", got)
+	}
+	s = startIDs(t, path, allBut(4, 6, lastID)...)
+	s.Pass(lastID - 1)
+	if got := take(t, s); got != lastID {
+		t.Errorf("took %d, want %d, which was never used", got, lastID)
+	}
+}
+
 func TestFreedIDThatARecordHoldsIsNotGivenOut(t *testing.T) {
 	path := idFile(t)
 	s := startIDs(t, path, allBut()...)

@@ -47,6 +47,7 @@ type fakeVolumes struct {
 	during func(ctx context.Context)
 
 	mu        sync.Mutex
+	adopted   map[string]volume.Volume // by name
 	created   []volume.Spec
 	deleted   []string // name, space, cluster
 	published []string
@@ -93,6 +94,11 @@ func (f *fakeVolumes) MarkPublished(_ context.Context, n volume.Name) error {
 	defer f.mu.Unlock()
 	f.published = append(f.published, n.String())
 	return f.fail
+}
+
+func (f *fakeVolumes) Adopted(n volume.Name) (volume.Volume, bool) {
+	v, ok := f.adopted[n.String()]
+	return v, ok
 }
 
 func (f *fakeVolumes) Room(context.Context) (int64, error) { return f.room, nil }

@@ -2,8 +2,12 @@ package kube
 
 import (
 	"errors"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/berth-storage/berth/internal/export"
 	"github.com/berth-storage/berth/internal/volume"
@@ -156,4 +160,23 @@ func FuzzParameters(f *testing.F) {
 			t.Errorf("%q=%q gave %+v", key, value, p)
 		}
 	})
+}
+
+func TestEveryParameterIsDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, found := strings.Cut(string(page), "| parameter | default | meaning |\n")
+	if !found {
+		t.Fatal("the page has no table of parameters")
+	}
+	table, _, _ = strings.Cut(table, "\n\n")
+	var documented []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `([^`]*)`").FindAllStringSubmatch(table, -1) {
+		documented = append(documented, row[1])
+	}
+	if diff := cmp.Diff(classParameters, documented); diff != "" {
+		t.Errorf("docs/configuration.md (-code +page):\n%s", diff)
+	}
 }

@@ -25,6 +25,7 @@ type Volumes interface {
 	Create(ctx context.Context, s volume.Spec) (volume.Volume, error)
 	Delete(ctx context.Context, n volume.Name, cluster string) error
 	MarkPublished(ctx context.Context, n volume.Name) error
+	Adopted(n volume.Name) (volume.Volume, bool)
 	Room(ctx context.Context) (int64, error)
 	Scavenge(ctx context.Context, cluster string, grace time.Duration, wanted volume.Wanted) (int, error)
 }
@@ -130,7 +131,7 @@ func (p *provisioner) Delete(ctx context.Context, pv *v1.PersistentVolume) (err 
 	if pool == nil {
 		return &controller.IgnoredError{Reason: "the PersistentVolume is not of a pool of this instance"}
 	}
-	name, err := volumeOf(pv)
+	name, err := p.volumeOf(pv)
 	if err != nil {
 		return err
 	}
@@ -152,24 +153,28 @@ func (p *provisioner) observed(step string, err *error) func() {
 	}
 }
 
-// poolOf gives the pool of a PersistentVolume that this instance made, nil of any
-// other. It goes by the pool's identity: a pool may be given another name.
+// poolOf gives the pool of a PersistentVolume that this instance made or adopted, nil
+// of any other. It goes by the pool's identity: a pool may be given another name.
 func (p *provisioner) poolOf(pv *v1.PersistentVolume) *Pool {
 	for _, pool := range p.pools {
 		if pool.Instance == pv.Annotations[annInstance] {
 			return pool
 		}
 	}
-	return nil
+	pool, _ := p.adopted(pv)
+	return pool
 }
 
-// owns says whether this instance made a PersistentVolume.
+// owns says whether this instance made or adopted a PersistentVolume.
 func (p *provisioner) owns(pv *v1.PersistentVolume) bool { return p.poolOf(pv) != nil }
 
 // volumeOf gives the volume that a PersistentVolume of ours stands for. Who can
 // edit a PersistentVolume could otherwise have any volume deleted; its name cannot
 // be edited.
-func volumeOf(pv *v1.PersistentVolume) (volume.Name, error) {
+func (p *provisioner) volumeOf(pv *v1.PersistentVolume) (volume.Name, error) {
+	if pool, v := p.adopted(pv); pool != nil {
+		return v.Name, p.checkAdopted(pool, v, pv)
+	}
 	h, err := parseHandle(pv.Annotations[annVolume])
 	if err == nil && h.name.String() != pv.Name {
 		err = fmt.Errorf("%w: it names volume %s of another PersistentVolume", volume.ErrForeign, h.name)

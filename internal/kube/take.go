@@ -24,7 +24,9 @@ const (
 	takeSettle = 5 * time.Second
 	// An instance that is alone need not take claims. It does after this time, for
 	// the case that it was not alone when the claim was first seen.
-	takeAlone  = 15 * time.Second
+	takeAlone = 15 * time.Second
+	// A claim that did not fit here is left to others for this time.
+	takeAgain  = time.Minute
 	takeEvery  = time.Second
 	takeAtMost = 50 * time.Millisecond // between two rounds
 )
@@ -55,8 +57,9 @@ type taker struct {
 
 // waitingClaim is a claim that waits for a volume of our provisioner.
 type waitingClaim struct {
-	claim *v1.PersistentVolumeClaim
-	free  time.Time // since when it is nobody's who acts; zero: it is somebody's
+	claim  *v1.PersistentVolumeClaim
+	free   time.Time // since when it is nobody's who acts; zero: it is somebody's
+	passed time.Time // when we let go of it
 }
 
 func newTaker(client kubernetes.Interface, i *instances, classes storagelisters.StorageClassLister, log *slog.Logger) *taker {
@@ -173,7 +176,7 @@ func (t *taker) due() []*v1.PersistentVolumeClaim {
 		} else if settled := t.began.Add(takeSettle); settled.After(since) {
 			since = settled
 		}
-		if !ok || now.Sub(since) < wait {
+		if !ok || now.Sub(since) < wait || now.Sub(p.passed) < takeAgain {
 			continue
 		}
 		promised[self.id] += requested(p.claim)
@@ -222,6 +225,11 @@ func (t *taker) passOn(ctx context.Context, claim *v1.PersistentVolumeClaim) {
 	}
 	for _, other := range t.instances.others() {
 		if room, has := other.roomFor(d); has && room >= d.size {
+			t.mu.Lock()
+			if p := t.pending[claim.UID]; p != nil {
+				p.passed = t.now()
+			}
+			t.mu.Unlock()
 			free := claim.DeepCopy()
 			delete(free.Annotations, annInstance)
 			if _, err := t.client.CoreV1().PersistentVolumeClaims(claim.Namespace).Update(ctx, free, metav1.UpdateOptions{}); err != nil {

@@ -241,6 +241,22 @@ func TestClaimThatDoesNotFitIsPassedOn(t *testing.T) {
 	}
 }
 
+// Otherwise it would go round and round if the others cannot serve it either.
+func TestClaimThatWasPassedOnIsNotTakenAgainAtOnce(t *testing.T) {
+	claim := claimWith(ownedBy("b"), sized("250"))
+	c := newCrowd(t, claim)
+	c.see(claim)
+	c.passOn(t.Context(), claim)
+	c.see(claimWith(sized("250")))
+	c.wantDue("at once", 0)
+	c.pass(takePatience)
+	c.wantDue("when the first one did not take it", 0)
+	for range 6 {
+		c.pass(10 * time.Second)
+	}
+	c.wantDue("after a minute", 1)
+}
+
 func TestForgottenClaims(t *testing.T) {
 	c := newCrowd(t)
 	h := c.handler()

@@ -150,7 +150,7 @@ func (f *FrontEnd) markPublished(ctx context.Context, p *provisioner) func(any) 
 			return
 		}
 		pool := p.poolOf(pv)
-		name, err := volumeOf(pv)
+		name, err := p.volumeOf(pv)
 		if pool == nil || err != nil {
 			return
 		}

@@ -42,11 +42,13 @@ type Manager struct {
 	// unusable are volumes whose records name an export id of another volume:
 	// whatever is done by that id is done to the other. Recover fills it in.
 	unusable map[Name]error
+	// adopted are volumes that another program made. Recover fills it in.
+	adopted map[Name]Volume
 }
 
 // NewManager makes the Manager of p. Recover comes first, then everything else.
 func NewManager(p Pool) *Manager {
-	m := &Manager{pool: p, now: time.Now, unusable: make(map[Name]error)}
+	m := &Manager{pool: p, now: time.Now, unusable: make(map[Name]error), adopted: make(map[Name]Volume)}
 	m.meter, _ = p.Backend.(Meter)
 	m.usage, _ = p.Backend.(UsageMeter)
 	m.mounter, _ = p.Backend.(Mounter)
@@ -270,6 +272,12 @@ func (m *Manager) MarkPublished(ctx context.Context, n Name) error {
 	v.Published = true
 	_, err = m.pool.Backend.Update(ctx, v)
 	return err
+}
+
+// Adopted gives the volume n as it was at the start, if another program made it.
+func (m *Manager) Adopted(n Name) (Volume, bool) {
+	v, ok := m.adopted[n]
+	return v, ok
 }
 
 // Capacity is the pool's room. ErrUnsupported if the backend cannot tell.

@@ -37,6 +37,9 @@ func (m *Manager) Recover(ctx context.Context) ([]export.Export, error) {
 		if v.State != StateDiscarded {
 			m.count(v)
 		}
+		if v.Origin != "" {
+			m.adopted[v.Name] = v
+		}
 		switch v.State {
 		case StateReady:
 			if err := m.mount(ctx, v); err != nil {

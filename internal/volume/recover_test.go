@@ -11,6 +11,7 @@ import (
 
 	"github.com/berth-storage/berth/internal/export"
 	"github.com/berth-storage/berth/internal/volume"
+	"github.com/berth-storage/berth/internal/volume/volumetest"
 )
 
 // restart is a new process that recovers, up to the point where it serves.
@@ -44,6 +45,23 @@ func TestRecoverWantsTheExportsOfReadyVolumes(t *testing.T) {
 	}
 	if diff := cmp.Diff([]export.Export{first.AsExport(export.Clients{}), second.AsExport(export.Clients{})}, got); diff != "" {
 		t.Errorf("exports (-want +got):\n%s", diff)
+	}
+}
+
+func TestRecoverKnowsAdoptedVolumes(t *testing.T) {
+	f := newFixture(t)
+	f.create(t, "pvc-own")
+	adopted := f.create(t, "pvc-adopted")
+	f.change(t, "pvc-adopted", func(v *volume.Volume) { v.Origin = "nfs-provisioner" })
+	if v, ok := f.Adopted(adopted.Name); ok {
+		t.Errorf("before it was recovered: %+v", v)
+	}
+	f.restart(t)
+	if v, ok := f.Adopted(adopted.Name); !ok || v.Export != adopted.Export {
+		t.Errorf("got %+v, %t; want %+v", v, ok, adopted)
+	}
+	if v, ok := f.Adopted(volumetest.Spec(t, "pvc-own").Name); ok {
+		t.Errorf("a volume of Berth's own is adopted: %+v", v)
 	}
 }
 

@@ -58,6 +58,12 @@ type Limit string
 // LimitNone says that nothing does: the size is advisory.
 const LimitNone Limit = ""
 
+// Found is what a directory is like that no record names.
+type Found struct {
+	Owner   Owner
+	Project uint32 // what its content is counted by on xfs and ext4; 0: nothing
+}
+
 // Usage is what a volume takes up, as what limits it counts that.
 type Usage struct {
 	Bytes  uint64
@@ -127,7 +133,9 @@ type Volume struct {
 	Created   time.Time `json:"created"`
 	State     State     `json:"state"`
 	Published bool      `json:"published"` // a PersistentVolume of it was seen, ever
-	Rev       int64     `json:"revision"`  // grows with each change of the record
+	// Origin is the program that made the volume, if it was not Berth.
+	Origin string `json:"origin,omitempty"`
+	Rev    int64  `json:"revision"` // grows with each change of the record
 
 	// Dir is the absolute path of the volume's tree on this host. It is derived
 	// from the pool, not part of the record.

@@ -87,6 +87,22 @@ func (p *projects) limit(v *volume.Volume, d *os.File) error {
 	return p.resize(*v)
 }
 
+// adopt notes what limits v, whose directory has had its project from another program.
+// One that is counted only, or whose limit was lifted, stays without.
+func (p *projects) adopt(v *volume.Volume) error {
+	_, limit, err := p.fs.Get(uint32(v.QuotaID))
+	if err != nil {
+		return err
+	}
+	if limit.Bytes == 0 {
+		v.QuotaID = 0
+		return nil
+	}
+	v.Limit, v.Inodes = p.name(), int64(min(limit.Inodes, math.MaxInt64))
+	p.ids.reserve(v.QuotaID)
+	return nil
+}
+
 // claim gives d, which is empty, the project, and says whether it is d's alone. The
 // kernel decides: who comes second finds two inodes in it. Limits are set after that
 // only, so that no one's project is ever limited by another.

@@ -37,7 +37,11 @@ func baseConfig(o Options) []byte {
 	}
 	// With mount_path_pseudo NFSv3 clients mount the same path as NFSv4 ones.
 	fmt.Fprintf(&b, "\tmount_path_pseudo = true;\n\tMNT_Port = %d;\n\tNLM_Port = %d;\n\tRquota_Port = %d;\n", mountPort, lockPort, quotaPort)
-	fmt.Fprintf(&b, "\tEnable_NLM = %t;\n\tEnable_RQUOTA = false;\n}\n", o.NFSv3)
+	fmt.Fprintf(&b, "\tEnable_NLM = %t;\n\tEnable_RQUOTA = false;\n", o.NFSv3)
+	if o.DeviceFSIDs {
+		b.WriteString("\tfsid_device = true;\n")
+	}
+	b.WriteString("}\n")
 
 	fmt.Fprintf(&b, "NFSv4 {\n\tMinor_Versions = %s;\n\tDelegations = false;\n\tOnly_Numeric_Owners = true;\n", minor)
 	fmt.Fprintf(&b, "\tRecoveryBackend = fs;\n\tRecoveryRoot = %s;\n", quote(o.recoveryDir()))

@@ -34,8 +34,12 @@ type Options struct {
 	Port        int           // of NFS
 	NFSv3       bool          // also NFSv3, with its side protocols on fixed ports
 	GracePeriod time.Duration // how long clients may reclaim what they had open after a restart; 0: not at all
-	StateDir    string        // kept: which clients may reclaim
-	RunDir      string        // not kept: sockets and configuration; emptied at start, removed at the end
+	// DeviceFSIDs has file handles name a file system by its device number, as the
+	// program before may have done, and not by its UUID. Handles break if the device
+	// gets another number: see docs/decisions/handles.md.
+	DeviceFSIDs bool
+	StateDir    string // kept: which clients may reclaim
+	RunDir      string // not kept: sockets and configuration; emptied at start, removed at the end
 	Log         *slog.Logger
 	// Restarted is called each time the server has ended and is started again. It may be nil.
 	Restarted func()

@@ -1,0 +1,98 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-storage/berth/internal/adopt"
+	"github.com/berth-storage/berth/internal/volume"
+)
+
+// What nfs-provisioner writes on PersistentVolumes.
+const (
+	annProvisionerID = "Provisioner_Id"
+	annExportID      = "Export_Id"
+	annExportBlock   = "EXPORT_block"
+	// The provisioning library's: the provisioner's name.
+	annProvisionedBy = "pv.kubernetes.io/provisioned-by"
+)
+
+// Adoptable gives the PersistentVolumes of a provisioner's name that no Berth made.
+func (c Client) Adoptable(ctx context.Context, provisioner string) ([]adopt.PV, error) {
+	list, err := c.CoreV1().PersistentVolumes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("listing PersistentVolumes: %w", err)
+	}
+	var all []adopt.PV
+	for i := range list.Items {
+		pv := &list.Items[i]
+		if pv.Annotations[annProvisionedBy] == provisioner && pv.Annotations[annInstance] == "" {
+			all = append(all, adoptablePV(pv))
+		}
+	}
+	return all, nil
+}
+
+func adoptablePV(pv *v1.PersistentVolume) adopt.PV {
+	a := adopt.PV{
+		Name: pv.Name, Created: pv.CreationTimestamp.Time, Reclaim: volume.ReclaimRetain,
+		Identity: pv.Annotations[annProvisionerID], ExportID: pv.Annotations[annExportID], ExportBlock: pv.Annotations[annExportBlock],
+	}
+	if pv.Spec.NFS != nil {
+		a.Path = pv.Spec.NFS.Path
+	}
+	if size, err := sizeOf(pv.Spec.Capacity[v1.ResourceStorage]); err == nil {
+		a.Size = size
+	}
+	if c := pv.Spec.ClaimRef; c != nil {
+		a.Claim = volume.Claim{Namespace: c.Namespace, Name: c.Name, UID: string(c.UID)}
+	}
+	if pv.Spec.PersistentVolumeReclaimPolicy == v1.PersistentVolumeReclaimDelete {
+		a.Reclaim = volume.ReclaimDelete
+	}
+	return a
+}
+
+// ClusterID is the uid of the namespace kube-system, which is as old as its cluster and
+// never made again; "" if Berth may not read it.
+func (c Client) ClusterID(ctx context.Context) (string, error) {
+	ns, err := c.CoreV1().Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
+	switch {
+	case err == nil:
+		return string(ns.UID), nil
+	case apierrors.IsForbidden(err):
+		return "", nil
+	default:
+		return "", fmt.Errorf("reading the namespace %s: %w", metav1.NamespaceSystem, err)
+	}
+}
+
+// adopted gives the pool and the volume that a PersistentVolume of another program
+// stands for, if Berth has adopted it. It goes by the name of the PersistentVolume,
+// which nobody can edit, and by what clients mount.
+func (p *provisioner) adopted(pv *v1.PersistentVolume) (*Pool, volume.Volume) {
+	name, err := volume.ParseName(pv.Name)
+	if err != nil || pv.Annotations[annInstance] != "" || pv.Spec.NFS == nil {
+		return nil, volume.Volume{}
+	}
+	for _, pool := range p.pools {
+		if v, ok := pool.Volumes.Adopted(name); ok && v.Export.Path == pv.Spec.NFS.Path {
+			return pool, v
+		}
+	}
+	return nil, volume.Volume{}
+}
+
+// checkAdopted refuses to act for a PersistentVolume that has another claim than when
+// its volume was adopted: an administrator gave it to somebody else, or made it again.
+func (p *provisioner) checkAdopted(pool *Pool, v volume.Volume, pv *v1.PersistentVolume) error {
+	if c := pv.Spec.ClaimRef; c == nil || string(c.UID) == v.Claim.UID {
+		return nil
+	}
+	return fmt.Errorf("%w: PersistentVolume %s is of another claim than %s, whose volume was adopted: nothing is deleted until its annotations say that it is that volume's: "+
+		"kubectl annotate pv %s %s=%s %s=%s", volume.ErrForeign, pv.Name, v.Claim, pv.Name, annInstance, pool.Instance, annVolume, handle{pool.Volumes.Pool(), v.Name})
+}

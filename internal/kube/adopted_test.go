@@ -1,0 +1,193 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/google/go-cmp/cmp"
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	kubetest "k8s.io/client-go/testing"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
+
+	"github.com/berth-storage/berth/internal/adopt"
+	"github.com/berth-storage/berth/internal/volume"
+)
+
+// adoptedPV is a PersistentVolume that nfs-provisioner made.
+func adoptedPV() *v1.PersistentVolume {
+	return &v1.PersistentVolume{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: volumeName, CreationTimestamp: metav1.NewTime(time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC)),
+			Annotations: map[string]string{
+				"pv.kubernetes.io/provisioned-by": provisioned, "kubernetes.io/createdby": "nfs-dynamic-provisioner",
+				"Provisioner_Id": "old-identity", "Export_Id": "7", "EXPORT_block": "EXPORT {}", "Project_Id": "0",
+			},
+		},
+		Spec: v1.PersistentVolumeSpec{
+			PersistentVolumeReclaimPolicy: v1.PersistentVolumeReclaimDelete,
+			Capacity:                      v1.ResourceList{v1.ResourceStorage: resource.MustParse("1Gi")},
+			ClaimRef:                      &v1.ObjectReference{Namespace: "team", Name: "data", UID: claimUID},
+			PersistentVolumeSource:        v1.PersistentVolumeSource{NFS: &v1.NFSVolumeSource{Server: "10.0.0.1", Path: "/export/" + volumeName}},
+		},
+		Status: v1.PersistentVolumeStatus{Phase: v1.VolumeBound},
+	}
+}
+
+// adoptedPool is a pool that has adopted the volume of adoptedPV.
+func adoptedPool(t *testing.T, name string) (*Pool, *fakeVolumes) {
+	t.Helper()
+	pool, volumes := newPool(name)
+	v := volume.Volume{Name: parseName(t, volumeName), Claim: claimOf(newClaim()), Origin: "nfs-provisioner"}
+	v.Export.Path = "/export/" + volumeName
+	volumes.adopted = map[string]volume.Volume{volumeName: v}
+	return pool, volumes
+}
+
+func TestPersistentVolumesToAdopt(t *testing.T) {
+	others, berths, local := adoptedPV(), adoptedPV(), adoptedPV()
+	others.Name, others.Annotations["pv.kubernetes.io/provisioned-by"] = "pvc-others", "example.com/other"
+	berths.Name, berths.Annotations[annInstance] = "pvc-berths", "some-instance"
+	local.Name, local.Spec.NFS, local.Spec.ClaimRef, local.Spec.PersistentVolumeReclaimPolicy = "pvc-local", nil, nil, v1.PersistentVolumeReclaimRecycle
+	got, err := Client{Interface: newClient(adoptedPV(), others, berths, local)}.Adoptable(t.Context(), provisioned)
+	want := []adopt.PV{
+		{
+			Name: volumeName, Path: "/export/" + volumeName, Size: 1 << 30, Claim: claimOf(newClaim()), Reclaim: volume.ReclaimDelete,
+			Created:  adoptedPV().CreationTimestamp.Time,
+			Identity: "old-identity", ExportID: "7", ExportBlock: "EXPORT {}",
+		},
+		{
+			Name: "pvc-local", Size: 1 << 30, Reclaim: volume.ReclaimRetain, Created: adoptedPV().CreationTimestamp.Time,
+			Identity: "old-identity", ExportID: "7", ExportBlock: "EXPORT {}",
+		},
+	}
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("error %v (-want +got):\n%s", err, diff)
+	}
+	client := newClient()
+	failing(client, "list", "persistentvolumes")
+	if _, err := (Client{Interface: client}).Adoptable(t.Context(), provisioned); !errors.Is(err, errAPI) {
+		t.Errorf("without an API server: got error %v, want %v", err, errAPI)
+	}
+}
+
+func TestClusterID(t *testing.T) {
+	client := newClient(servedObjects()...)
+	if id, err := (Client{Interface: client}).ClusterID(t.Context()); id != clusterUID || err != nil {
+		t.Errorf("got %q, %v; want %q", id, err, clusterUID)
+	}
+	client.PrependReactor("get", "namespaces", func(kubetest.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewForbidden(v1.Resource("namespaces"), "kube-system", nil)
+	})
+	if id, err := (Client{Interface: client}).ClusterID(t.Context()); id != "" || err != nil {
+		t.Errorf("forbidden: got %q, %v; want none", id, err)
+	}
+	failing(client, "get", "namespaces")
+	if id, err := (Client{Interface: client}).ClusterID(t.Context()); !errors.Is(err, errAPI) {
+		t.Errorf("without an API server: got %q, %v; want %v", id, err, errAPI)
+	}
+}
+
+func TestAdoptedVolumeIsDeletedWithItsClaim(t *testing.T) {
+	for _, policy := range []v1.PersistentVolumeReclaimPolicy{v1.PersistentVolumeReclaimDelete, v1.PersistentVolumeReclaimRetain} {
+		t.Run(string(policy), func(t *testing.T) {
+			pv := adoptedPV()
+			pv.Status.Phase, pv.Spec.PersistentVolumeReclaimPolicy = v1.VolumeReleased, policy
+			last := newVolume("local", "local-instance", "pvc-last")
+			last.Name, last.Annotations["pv.kubernetes.io/provisioned-by"] = "pvc-last", provisioned
+			last.Status.Phase, last.Spec.PersistentVolumeReclaimPolicy = v1.VolumeReleased, v1.PersistentVolumeReclaimDelete
+			client := newClient(append(servedObjects(), pv)...)
+			pool, volumes := adoptedPool(t, "local")
+			ctx, cancel := context.WithCancel(klog.NewContext(t.Context(), logr.Discard()))
+			ended := make(chan error)
+			go func() { ended <- newFrontEnd(client, pool).Run(ctx) }()
+			pvs := client.CoreV1().PersistentVolumes()
+			eventually(func() bool { return volumes.count(&volumes.published) > 0 })
+			// By the time that this one is gone, the other has been looked at.
+			if _, err := pvs.Create(ctx, last, metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			eventually(func() bool { _, err := pvs.Get(ctx, "pvc-last", metav1.GetOptions{}); return err != nil })
+			want := []string{"pvc-last " + clusterUID}
+			if policy == v1.PersistentVolumeReclaimDelete {
+				eventually(func() bool { _, err := pvs.Get(ctx, volumeName, metav1.GetOptions{}); return err != nil })
+				want = []string{volumeName + " " + clusterUID, "pvc-last " + clusterUID}
+			} else if _, err := pvs.Get(ctx, volumeName, metav1.GetOptions{}); err != nil {
+				t.Errorf("the retained PersistentVolume: %v", err)
+			}
+			cancel()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+			slices.Sort(volumes.deleted)
+			if diff := cmp.Diff(want, volumes.deleted); diff != "" {
+				t.Errorf("deleted (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestWhatLooksLikeAnAdoptedVolumeIsLeftAlone(t *testing.T) {
+	for what, c := range map[string]struct {
+		edit func(pv *v1.PersistentVolume)
+		want error // nil: an IgnoredError
+	}{
+		"another path":       {func(pv *v1.PersistentVolume) { pv.Spec.NFS.Path = "/export/pvc-2" }, nil},
+		"another name":       {func(pv *v1.PersistentVolume) { pv.Name = "pvc-2" }, nil},
+		"no name of ours":    {func(pv *v1.PersistentVolume) { pv.Name = ".." }, nil},
+		"not by NFS":         {func(pv *v1.PersistentVolume) { pv.Spec.NFS = nil }, nil},
+		"another instance's": {func(pv *v1.PersistentVolume) { pv.Annotations[annInstance] = "other" }, nil},
+		// It was given to somebody else since, and so may be somebody else's to delete.
+		"another claim": {func(pv *v1.PersistentVolume) { pv.Spec.ClaimRef.UID = "other" }, volume.ErrForeign},
+	} {
+		t.Run(what, func(t *testing.T) {
+			pool, volumes := adoptedPool(t, "local")
+			pv := adoptedPV()
+			c.edit(pv)
+			err := newProvisioner(newClient(), pool).Delete(t.Context(), pv)
+			var ignored *controller.IgnoredError
+			if c.want == nil && !errors.As(err, &ignored) || c.want != nil && !errors.Is(err, c.want) {
+				t.Errorf("got error %v, want %v", err, c.want)
+			}
+			if len(volumes.deleted) > 0 {
+				t.Errorf("deleted %v", volumes.deleted)
+			}
+		})
+	}
+}
+
+// The event on one that has another claim says how to go on.
+func TestAdoptedVolumeOfAnotherClaim(t *testing.T) {
+	pool, volumes := adoptedPool(t, "local")
+	pv := adoptedPV()
+	pv.Spec.ClaimRef.UID = "other"
+	p := newProvisioner(newClient(), pool)
+	annotations := annInstance + "=local-instance " + annVolume + "=local/" + volumeName
+	if err := p.Delete(t.Context(), pv); err == nil || !strings.Contains(err.Error(), annotations) {
+		t.Errorf("got error %v, want one that says %s", err, annotations)
+	}
+	pv.Annotations[annInstance], pv.Annotations[annVolume] = "local-instance", "local/"+volumeName
+	if err := p.Delete(t.Context(), pv); err != nil || len(volumes.deleted) != 1 {
+		t.Errorf("with these annotations: %v, deleted %v", err, volumes.deleted)
+	}
+}
+
+func TestAdoptedVolumeIsThatOfTheRightPool(t *testing.T) {
+	fast, fastVolumes := newPool("fast")
+	slow, slowVolumes := adoptedPool(t, "slow")
+	if err := newProvisioner(newClient(), fast, slow).Delete(t.Context(), adoptedPV()); err != nil {
+		t.Fatal(err)
+	}
+	if len(slowVolumes.deleted) != 1 || len(fastVolumes.deleted) != 0 {
+		t.Errorf("deleted in slow: %v, in fast: %v", slowVolumes.deleted, fastVolumes.deleted)
+	}
+}
