@@ -125,6 +125,6 @@ func configCommand(out io.Writer) *cobra.Command {
 			fmt.Fprintln(out, args[0], "is valid")
 			return nil
 		},
-	})
+	}, convertCommand(out))
 	return c
 }

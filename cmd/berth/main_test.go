@@ -18,7 +18,7 @@ func berth(t *testing.T, args ...string) (out, logs string, err error) {
 }
 
 func TestRun(t *testing.T) {
-	const sample = "../../docs/samples/minimal.yaml"
+	const sample, manifest = "../../docs/samples/minimal.yaml", "../../test/deploy/testdata/nfs-provisioner/provisioner.yaml"
 	absent := filepath.Join(t.TempDir(), "absent.yaml")
 	invalid := filepath.Join(t.TempDir(), "invalid.yaml")
 	if err := os.WriteFile(invalid, []byte("polls: []\n"), 0o600); err != nil {
@@ -26,7 +26,7 @@ func TestRun(t *testing.T) {
 	}
 	for _, c := range []struct {
 		args string
-		out  string // what it prints; in full if it ends in a newline
+		out  string // what it prints; in full if it ends in a newline and is not indented
 		err  string // in its error; "" for none
 	}{
 		{"berth version", app.Version + "\n", ""},
@@ -42,6 +42,22 @@ func TestRun(t *testing.T) {
 		{"berth config check", "", "accepts 1 arg"},
 		{"berth config chek " + sample, "", `unknown command "chek"`},
 		{"berth config", "Usage:", ""},
+		{"berth config convert", "nfs-provisioner", ""},
+		{"berth config convert nfs-subdir", "", `unknown command "nfs-subdir"`},
+		{"berth config convert nfs-provisioner -- -provisioner=a.b/c -root-squash", "    rootSquash: true\n", ""},
+		{"berth config convert nfs-provisioner -- -help", "-root-squash", ""},
+		{"berth config convert nfs-provisioner -- -grace-period=500", "", "-grace-period=500"},
+		{"berth config convert nfs-provisioner --manifest " + manifest, "  provisioner: example.com/nfs\n", ""},
+		{"berth config convert nfs-provisioner --manifest " + sample, "", "manifest: no Pod"},
+		{"berth config convert nfs-provisioner --manifest " + manifest + " -- -root-squash", "", "give either --manifest or"},
+		{"berth config convert nfs-provisioner --manifest " + absent, "", "no such file"},
+
+		{"berth adopt", "nfs-provisioner", ""},
+		{"berth adopt nfs-provisoner", "", "unknown command"},
+		{"berth adopt nfs-provisioner --config " + sample + " -- -root-squash", "", "give either --config or"},
+		{"berth adopt nfs-provisioner --config " + invalid, "", `did you mean "pools"?`},
+		{"berth adopt nfs-provisioner -- -help", "-root-squash", ""},
+		{"berth adopt nfs-provisioner -- -export-root=" + absent + " -master=http://127.0.0.1:1", "", absent},
 
 		{"berth serve --config " + absent, "", "configuration: open " + absent},
 		{"berth serve --config=" + invalid, "", `did you mean "pools"?`},
@@ -67,7 +83,7 @@ func TestRun(t *testing.T) {
 				t.Errorf("got error %v", err)
 			case c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)):
 				t.Errorf("got error %v, want one with %q", err, c.err)
-			case strings.HasSuffix(c.out, "\n") && out != c.out, !strings.Contains(out, c.out), c.out == "" && out != "":
+			case strings.HasSuffix(c.out, "\n") && !strings.HasPrefix(c.out, " ") && out != c.out, !strings.Contains(out, c.out), c.out == "" && out != "":
 				t.Errorf("printed %q, want %q", out, c.out)
 			}
 			// main prints the error, once.

@@ -1,0 +1,92 @@
+package config
+
+import (
+	"bytes"
+	"fmt"
+	"reflect"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+)
+
+// Format writes c as a configuration file, without what is the default anyway: Parse
+// gives c again. Standby is not part of a file.
+func Format(c Config) ([]byte, error) {
+	f := formatter{}
+	f.fields("", reflect.ValueOf(c), reflect.ValueOf(Default()))
+	return f.out.Bytes(), f.err
+}
+
+type formatter struct {
+	out bytes.Buffer
+	err error // the first
+}
+
+// fields writes the fields of a struct in which v differs from base, in their order.
+func (f *formatter) fields(indent string, v, base reflect.Value) {
+	for i := range v.NumField() {
+		key := v.Type().Field(i).Tag.Get("json")
+		value, usual := v.Field(i), base.Field(i)
+		if key == "-" || reflect.DeepEqual(value.Interface(), usual.Interface()) {
+			continue
+		}
+		if value.Kind() == reflect.Pointer && value.Type().Elem().Kind() == reflect.Struct {
+			if usual.IsNil() {
+				usual = reflect.New(value.Type().Elem())
+			}
+			value, usual = value.Elem(), usual.Elem()
+		}
+		switch {
+		case value.Kind() == reflect.Struct:
+			fmt.Fprintf(&f.out, "%s%s:\n", indent, key)
+			f.fields(indent+"  ", value, usual)
+		case value.Kind() == reflect.Slice && value.Type().Elem().Kind() == reflect.Struct:
+			fmt.Fprintf(&f.out, "%s%s:\n", indent, key)
+			for j := range value.Len() {
+				f.item(indent, value.Index(j))
+			}
+		default:
+			fmt.Fprintf(&f.out, "%s%s: %s\n", indent, key, f.scalar(value))
+		}
+	}
+}
+
+// item writes an element of a list.
+func (f *formatter) item(indent string, v reflect.Value) {
+	base := reflect.Zero(v.Type())
+	if p, ok := v.Interface().(Pool); ok {
+		base = reflect.ValueOf(usualPool(p))
+	}
+	start := f.out.Len()
+	f.fields(indent+"  ", v, base)
+	copy(f.out.Bytes()[start+len(indent):], "- ")
+}
+
+// usualPool is what a pool is like of which the file says no more than p's name, and
+// that is left out of it.
+func usualPool(p Pool) Pool {
+	c := Config{Pools: []Pool{{Name: p.Name}}}
+	if p.Dir != nil {
+		c.Pools[0].Dir = &Dir{}
+	}
+	c.complete()
+	usual := c.Pools[0]
+	usual.Name = ""
+	return usual
+}
+
+// scalar writes a value that has a line to itself: lists as in [a, b].
+func (f *formatter) scalar(v reflect.Value) string {
+	if v.Kind() == reflect.Slice {
+		var elements []string
+		for i := range v.Len() {
+			elements = append(elements, f.scalar(v.Index(i)))
+		}
+		return "[" + strings.Join(elements, ", ") + "]"
+	}
+	text, err := yaml.Marshal(v.Interface())
+	if f.err == nil && err != nil {
+		f.err = err
+	}
+	return strings.TrimSuffix(string(text), "\n")
+}
