@@ -54,7 +54,7 @@ func (f *formatter) fields(indent string, v, base reflect.Value) {
 // item writes an element of a list.
 func (f *formatter) item(indent string, v reflect.Value) {
 	base := reflect.Zero(v.Type())
-	if p, ok := v.Interface().(Pool); ok {
+	if p, ok := reflect.TypeAssert[Pool](v); ok {
 		base = reflect.ValueOf(usualPool(p))
 	}
 	start := f.out.Len()
