@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
@@ -39,12 +40,8 @@ func TestFirstSteps(t *testing.T) {
 	// Uninstalling: the class, and Berth.
 	s.must(s.Client.StorageV1().StorageClasses().Delete(s.ctx, s.name, metav1.DeleteOptions{}))
 	s.must(s.berth.Stop())
-	entries, err := os.ReadDir(s.options.Root)
-	s.must(err)
-	for _, e := range entries {
-		if e.Name() != ".berth" {
-			t.Errorf("%s is left in the pool", e.Name())
-		}
+	if left := s.inPool(""); !slices.Equal(left, []string{".berth"}) {
+		t.Errorf("%v is left in the pool, want Berth's own folder only", left)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -59,26 +60,27 @@ const patience = 4 * time.Minute
 // provisioner is the name in the documents' classes.
 const provisioner = "example.com/nfs"
 
-// site is a test's own: a namespace, a StorageClass and a Berth whose NFS server the
-// node reaches.
+// site is a test's own: a namespace and a StorageClass, and a Berth whose NFS server
+// the node reaches.
 type site struct {
 	*Node
-	t       *testing.T
-	ctx     context.Context
-	name    string // of the namespace and the class
+	t    *testing.T
+	ctx  context.Context
+	name string // of the namespace and the class
+	// inPool lists a folder of the pool, or nothing if it is not there.
+	inPool func(folder string) []string
+
+	// Of a Berth on the host.
 	options harness.Options
 	berth   *harness.Berth
 }
 
+// newSite makes a site with a Berth on the host.
 func newSite(t *testing.T, name string, edits ...func(*storagev1.StorageClass)) *site {
 	t.Helper()
+	s := newSiteWithoutBerth(t, name, edits...)
 	folder, err := os.MkdirTemp("", "") //nolint:usetesting // for its short path, as those of sockets have to be
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	t.Cleanup(cancel)
-	s := &site{Node: shared.node, t: t, ctx: ctx, name: name}
+	s.must(err)
 	s.options = harness.Options{
 		Binary: shared.binary, Folder: folder, Root: filepath.Join(folder, "root"), Provisioner: provisioner,
 		Kubeconfig: s.Cluster.Kubeconfig(),
@@ -87,14 +89,16 @@ func newSite(t *testing.T, name string, edits ...func(*storagev1.StorageClass)) 
 		Ganesha: "gracePeriod: 5s",
 	}
 	s.must(os.Mkdir(s.options.Root, 0o755))
-	_, err = s.Client.CoreV1().Namespaces().Create(ctx, &v1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
-	s.must(err)
-	class := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Provisioner: provisioner, MountOptions: []string{"vers=4.1"}}
-	for _, edit := range edits {
-		edit(class)
+	s.inPool = func(folder string) (names []string) {
+		entries, err := os.ReadDir(filepath.Join(s.options.Root, folder))
+		if !errors.Is(err, os.ErrNotExist) {
+			s.must(err)
+		}
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		return names
 	}
-	_, err = s.Client.StorageV1().StorageClasses().Create(ctx, class, metav1.CreateOptions{})
-	s.must(err)
 	s.berth, err = harness.StartBerth(s.options)
 	s.must(err)
 	t.Cleanup(func() {
@@ -108,7 +112,23 @@ func newSite(t *testing.T, name string, edits ...func(*storagev1.StorageClass)) 
 			t.Error(err)
 		}
 	})
-	s.must(s.berth.Ready(ctx))
+	s.must(s.berth.Ready(s.ctx))
+	return s
+}
+
+func newSiteWithoutBerth(t *testing.T, name string, edits ...func(*storagev1.StorageClass)) *site {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	s := &site{Node: shared.node, t: t, ctx: ctx, name: name}
+	_, err := s.Client.CoreV1().Namespaces().Create(ctx, &v1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+	s.must(err)
+	class := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Provisioner: provisioner, MountOptions: []string{"vers=4.1"}}
+	for _, edit := range edits {
+		edit(class)
+	}
+	_, err = s.Client.StorageV1().StorageClasses().Create(ctx, class, metav1.CreateOptions{})
+	s.must(err)
 	return s
 }
 
@@ -207,11 +227,7 @@ func (s *site) untilNothingIsLeft() {
 		return len(claims.Items) == 0 && len(volumes.Items) == 0
 	})
 	s.until("nothing is left in the pool", func() bool {
-		left, err := filepath.Glob(filepath.Join(s.options.Root, "pvc-*"))
-		s.must(err)
-		trash, err := filepath.Glob(filepath.Join(s.options.Root, ".berth", "trash", "*"))
-		s.must(err)
-		return len(left)+len(trash) == 0
+		return slices.Equal(s.inPool(""), []string{".berth"}) && len(s.inPool(".berth/volumes"))+len(s.inPool(".berth/trash")) == 0
 	})
 	mounts, err := s.Run(s.ctx, "cat", "/proc/mounts")
 	s.must(err)

@@ -1,0 +1,86 @@
+//go:build system
+
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/berth-storage/berth/test/vm"
+)
+
+// newSiteOnXFS makes a site with a Berth in the guest, whose kernel has quotas, and its
+// pool on XFS.
+func newSiteOnXFS(t *testing.T, name string) *site {
+	t.Helper()
+	s := newSiteWithoutBerth(t, name)
+	root := "/srv/" + name
+	s.must(vm.MountNew(s.ctx, s, vm.XFS, root, 512<<20))
+	s.inPool = func(folder string) []string {
+		list, err := s.Run(s.ctx, "find", filepath.Join(root, folder), "-mindepth", "1", "-maxdepth", "1", "-printf", `%f\n`)
+		s.must(err)
+		return strings.Fields(list)
+	}
+	s.must(s.Put(s.ctx, shared.binary, "/usr/local/bin/berth"))
+	for file, content := range map[string]string{
+		"kubeconfig.admin": string(s.Kubeconfig),
+		"berth.yaml": fmt.Sprintf(`
+pools: [{name: local, provisioner: %s, dir: {root: %s, quota: required}}]
+ganesha: {listen: %s}
+server: {hostname: %s}
+http: {listen: "%s:9421"}
+kubernetes: {kubeconfig: /host/kubeconfig.admin}
+`, provisioner, root, s.Address, s.Address, s.Address),
+	} {
+		s.must(os.WriteFile(filepath.Join(s.Shared, file), []byte(content), 0o600))
+	}
+
+	log, err := os.Create(filepath.Join(s.Shared, "berth.log"))
+	s.must(err)
+	ended := make(chan error, 1)
+	go func() { // until the test ends, and with it its context
+		ended <- s.Exec(s.ctx, vm.Command{Args: []string{"berth", "serve", "--config", "/host/berth.yaml"}, Stdout: log, Stderr: log})
+	}()
+	t.Cleanup(func() {
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("Berth ended by itself: %v", err)
+		}
+		log.Close()
+		if text, err := os.ReadFile(log.Name()); err != nil || t.Failed() {
+			t.Logf("the log of Berth: %v\n%s", err, text)
+		}
+	})
+	s.until("Berth serves NFS", func() bool {
+		response, err := http.Get("http://" + s.Address + ":9421/readyz")
+		if err != nil {
+			return false
+		}
+		response.Body.Close()
+		return response.StatusCode == http.StatusOK
+	})
+	return s
+}
+
+// A file of 2 MiB does not go into a claim of 1 MiB. What fits does, also after that.
+func TestClaimsSizeIsEnforced(t *testing.T) {
+	s := newSiteOnXFS(t, "quota")
+	s.claim("nfs")
+	pod := s.pod("writer", "nfs", `
+dd if=/dev/zero of=/mnt/tmp.512K bs=512K count=1 conv=fsync && echo fits
+dd if=/dev/zero of=/mnt/tmp.2M bs=1M count=2 conv=fsync || echo does not fit
+rm /mnt/tmp.2M && dd if=/dev/zero of=/mnt/tmp.256K bs=256K count=1 conv=fsync && echo fits again`)
+	s.create(pod)
+	log := s.ends(pod, 0)
+	for _, want := range []string{"fits\n", "No space left on device", "does not fit\n", "fits again\n"} {
+		if !strings.Contains(log, want) {
+			t.Errorf("the pod has not printed %q:\n%s", want, log)
+		}
+	}
+	s.clear("nfs")
+}
