@@ -164,6 +164,14 @@ func deny(client *fake.Clientset, denied ...string) {
 	})
 }
 
+// untilWatched waits until somebody watches what is named: the fake client loses what
+// happens between an informer's list and its watch.
+func untilWatched(client *fake.Clientset, resource string) {
+	eventually(func() bool {
+		return slices.ContainsFunc(client.Actions(), func(a kubetest.Action) bool { return a.Matches("watch", resource) })
+	})
+}
+
 var allRights = rights{cluster: true, lease: true, neighbours: true, finalizers: true}
 
 // anybodys is the ownership of an instance that serves every claim.
