@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"path/filepath"
 	"sync"
@@ -30,6 +29,9 @@ var Version = "dev"
 func Serve(ctx context.Context, c config.Config, out io.Writer) (err error) {
 	a := &app{config: c, log: newLogger(c.Log, out), metrics: metrics.New(Version)}
 	defer func() { err = errors.Join(err, a.close()) }()
+	if err := a.listen(); err != nil {
+		return err
+	}
 	if err := a.setup(ctx); err != nil {
 		if ctx.Err() != nil { // asked to stop, for instance while standing by
 			return nil
@@ -51,7 +53,8 @@ type app struct {
 	ids       *export.IDs
 	server    *ganesha.Server
 	frontEnds []*kube.FrontEnd
-	http      net.Listener
+	health    health
+	http      *http.Server // nil if there is none
 }
 
 // pool is an open pool and its manager.
@@ -76,10 +79,8 @@ func (a *app) setup(ctx context.Context) error {
 	if err := a.setupServer(); err != nil {
 		return err
 	}
-	if a.config.HTTP.Listen != "" {
-		if a.http, err = net.Listen("tcp", a.config.HTTP.Listen); err != nil {
-			return fmt.Errorf("http.listen: %w", err)
-		}
+	if err := a.listen(); err != nil { // again, for one that stood by and found its port taken
+		return err
 	}
 	return a.setupFrontEnds()
 }
@@ -94,6 +95,7 @@ func (a *app) openPool(ctx context.Context, c config.Pool) error {
 	}
 	if a.config.Standby {
 		o.Wait = func(h dir.Holder) {
+			a.health.waiting("standing by: another process has pool " + c.Name + " open")
 			a.log.Info("standing by: another process has the pool open", "pool", c.Name, "root", c.Dir.Root, "holder", h.String())
 		}
 	}
@@ -204,9 +206,7 @@ func (a *app) close() error {
 		failed = append(failed, p.backend.Close())
 	}
 	if a.http != nil {
-		if err := a.http.Close(); !errors.Is(err, net.ErrClosed) {
-			failed = append(failed, err)
-		}
+		failed = append(failed, a.http.Close())
 	}
 	return errors.Join(failed...)
 }
@@ -239,9 +239,6 @@ func (a *app) run(ctx context.Context) error {
 
 // work recovers the pools, has their volumes exported and then serves claims.
 func (a *app) work(ctx context.Context, workers *sync.WaitGroup, fail func(error)) {
-	if a.http != nil {
-		workers.Go(func() { a.serveHTTP(ctx, fail) })
-	}
 	workers.Go(func() {
 		if err := a.recover(ctx); err != nil {
 			fail(err)
@@ -279,6 +276,7 @@ func (a *app) recover(ctx context.Context) error {
 		a.log.Error("new volumes cannot be made", "err", err)
 	}
 	a.log.Info("starting the NFS server", "exports", len(want))
+	a.health.started(a.server, len(want))
 	if err := a.server.Sync(ctx, want); err != nil && ctx.Err() == nil {
 		// The others are served; each of these is told of by the server.
 		a.log.Error("some volumes are not exported", "err", err)
@@ -302,36 +300,4 @@ func (a *app) measure(ctx context.Context, p pool) {
 		case <-time.After(measureEvery):
 		}
 	}
-}
-
-// serveHTTP serves metrics and health: /healthz says that the process is alive,
-// /readyz that NFS is served.
-func (a *app) serveHTTP(ctx context.Context, fail func(error)) {
-	mux := http.NewServeMux()
-	mux.Handle("/metrics", a.metrics.Handler())
-	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "alive") })
-	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if !a.server.Serving() {
-			answer(w, http.StatusServiceUnavailable, "the NFS server is not up")
-			return
-		}
-		answer(w, http.StatusOK, "serving NFS")
-	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	stop := context.AfterFunc(ctx, func() {
-		if err := server.Close(); err != nil {
-			a.log.Warn("closing the HTTP server", "err", err)
-		}
-	})
-	defer stop()
-	if err := server.Serve(a.http); !errors.Is(err, http.ErrServerClosed) {
-		fail(fmt.Errorf("HTTP server: %w", err))
-	}
-}
-
-func answer(w http.ResponseWriter, status int, text string) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.WriteHeader(status)
-	// A client that went away is no concern of ours.
-	_, _ = io.WriteString(w, text+"\n")
 }

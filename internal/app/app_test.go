@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
-	"net/http"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -15,7 +13,6 @@ import (
 
 	"github.com/berth-storage/berth/internal/backend/dir"
 	"github.com/berth-storage/berth/internal/config"
-	"github.com/berth-storage/berth/internal/export/ganesha"
 	"github.com/berth-storage/berth/internal/metrics"
 )
 
@@ -138,58 +135,5 @@ func TestOneFrontEndForEachProvisionerName(t *testing.T) {
 	}
 	if got := len(a.frontEnds); got != 2 {
 		t.Errorf("%d front ends for 2 names, want 2", got)
-	}
-}
-
-func TestHealthAndMetrics(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := newConfig(t)
-	a := &app{config: c, log: newLogger(c.Log, io.Discard), metrics: metrics.New("v1.2.3"), server: &ganesha.Server{}, http: listener}
-	ctx, cancel := context.WithCancel(t.Context())
-	var serving sync.WaitGroup
-	serving.Go(func() { a.serveHTTP(ctx, func(err error) { t.Error(err) }) })
-	for path, want := range map[string]struct {
-		status int
-		text   string
-	}{
-		"/healthz": {http.StatusOK, "alive"},
-		"/readyz":  {http.StatusServiceUnavailable, "the NFS server is not up"},
-		"/metrics": {http.StatusOK, `berth_build_info{version="v1.2.3"} 1`},
-		"/other":   {http.StatusNotFound, "not found"},
-	} {
-		answer, err := http.Get("http://" + listener.Addr().String() + path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		body, err := io.ReadAll(answer.Body)
-		answer.Body.Close()
-		if err != nil || answer.StatusCode != want.status || !strings.Contains(string(body), want.text) {
-			t.Errorf("%s: got status %d, %q, %v; want %d, %q", path, answer.StatusCode, body, err, want.status, want.text)
-		}
-	}
-	cancel()
-	serving.Wait()
-	if err := a.close(); err != nil {
-		t.Errorf("close: %v", err)
-	}
-}
-
-func TestHTTPServerThatFailsIsTold(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := listener.Close(); err != nil {
-		t.Fatal(err)
-	}
-	a := &app{log: newLogger(config.Log{}, io.Discard), metrics: metrics.New("dev"), server: &ganesha.Server{}, http: listener}
-	t.Cleanup(klog.ClearLogger)
-	var failed error
-	a.serveHTTP(t.Context(), func(err error) { failed = err })
-	if !errors.Is(failed, net.ErrClosed) {
-		t.Errorf("failed with %v, want %v", failed, net.ErrClosed)
 	}
 }

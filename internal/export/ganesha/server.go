@@ -287,6 +287,9 @@ func (s *Server) Serving() bool {
 	return s.up != nil
 }
 
+// Answers says whether the server answers a NULL call now, whatever it is about to do.
+func (s *Server) Answers(ctx context.Context) error { return null(ctx, s.o.address(), probeTimeout) }
+
 // await returns the running server, and waits for it if it is being started.
 func (s *Server) await(ctx context.Context) (*instance, error) {
 	limit := time.After(waitForServer)

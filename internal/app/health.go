@@ -1,0 +1,145 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// How long the NFS server may go without an answer before this process counts as dead.
+// By then it has been killed and started again several times, to no avail. A server takes
+// the longer to start the more exports it has.
+const (
+	silence          = 2 * time.Minute
+	silenceForExport = 50 * time.Millisecond
+)
+
+// nfsServer is what health needs of the NFS server.
+type nfsServer interface {
+	Serving() bool
+	Answers(ctx context.Context) error // to a NULL call
+}
+
+// health is what this process says about itself to who may end it, as the kubelet does.
+type health struct {
+	now func() time.Time // nil: time.Now
+
+	mu       sync.Mutex
+	why      string // it does not serve yet; "": it is starting
+	server   nfsServer
+	limit    time.Duration
+	answered time.Time // when the server did last, or was first started
+}
+
+// waiting says what this process waits for before it can serve.
+func (h *health) waiting(why string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.why = why
+}
+
+// started says that the server is being started, with so many exports.
+func (h *health) started(s nfsServer, exports int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.server, h.limit, h.answered = s, silence+time.Duration(exports)*silenceForExport, h.clock()
+}
+
+func (h *health) clock() time.Time {
+	if h.now != nil {
+		return h.now()
+	}
+	return time.Now()
+}
+
+// alive says in words how this process is. Its error says that ending it is the only
+// thing left to try: the NFS server has not answered for a long time.
+func (h *health) alive(ctx context.Context) (string, error) {
+	h.mu.Lock()
+	server, why := h.server, h.why
+	h.mu.Unlock()
+	switch {
+	case server == nil && why == "":
+		return "starting", nil
+	case server == nil:
+		return why, nil
+	}
+	err := server.Answers(ctx)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err == nil {
+		h.answered = h.clock()
+		return "the NFS server answers", nil
+	}
+	if silent := h.clock().Sub(h.answered); silent > h.limit {
+		return "", fmt.Errorf("the NFS server has not answered for %s: %w", silent.Round(time.Second), err)
+	}
+	return "the NFS server does not answer; it is started again", nil
+}
+
+// ready is nil if NFS is served.
+func (h *health) ready() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.server == nil && h.why != "":
+		return errors.New(h.why)
+	case h.server == nil || !h.server.Serving():
+		return errors.New("the NFS server is not up")
+	}
+	return nil
+}
+
+// listen serves metrics and health from now on, also while another process has a pool
+// open. One that stands by on the same host, with the same configuration, finds its port
+// taken by the other until that one ends: it serves them when it takes over.
+func (a *app) listen() error {
+	if a.config.HTTP.Listen == "" || a.http != nil {
+		return nil
+	}
+	l, err := net.Listen("tcp", a.config.HTTP.Listen)
+	if err != nil {
+		if a.config.Standby && len(a.pools) == 0 && errors.Is(err, syscall.EADDRINUSE) {
+			a.log.Info("health and metrics are served when this process takes over", "err", err)
+			return nil
+		}
+		return fmt.Errorf("http.listen: %w", err)
+	}
+	a.http = &http.Server{Handler: a.handler(), ReadHeaderTimeout: 10 * time.Second}
+	go func() {
+		// An error comes at the end only: a listener that was made does not fail by itself.
+		if err := a.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			a.log.Error("metrics and health are not served any more", "err", err)
+		}
+	}()
+	return nil
+}
+
+// handler serves /metrics; /healthz, which fails if this process should be ended; and
+// /readyz, which says whether NFS is served.
+func (a *app) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", a.metrics.Handler())
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, r *http.Request) {
+		text, err := a.health.alive(r.Context())
+		answer(w, text, err)
+	})
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, "serving NFS", a.health.ready()) })
+	return mux
+}
+
+func answer(w http.ResponseWriter, text string, err error) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	if err != nil {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		text = err.Error()
+	}
+	// A client that went away is no concern of ours.
+	_, _ = io.WriteString(w, text+"\n")
+}
