@@ -7,9 +7,11 @@ package deploy
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -19,6 +21,7 @@ import (
 	"github.com/berth-storage/berth/test/cluster"
 	"github.com/berth-storage/berth/test/harness"
 	"github.com/berth-storage/berth/test/image"
+	"github.com/berth-storage/berth/test/tied"
 )
 
 // shared is what the tests have in common.
@@ -29,8 +32,15 @@ var shared struct {
 	client     kubernetes.Interface
 }
 
+// imageVariable names, for the tests in their own network, the file that describes the image.
+const imageVariable = "BERTH_TEST_IMAGE"
+
 func TestMain(m *testing.M) {
-	status, err := runTests(m)
+	run := outside
+	if os.Getenv(imageVariable) != "" {
+		run = func() (int, error) { return inside(m) }
+	}
+	status, err := run()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "deploy:", err)
 		status = 1
@@ -38,21 +48,51 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// runTests runs the tests with one cluster and one image for all.
-func runTests(m *testing.M) (status int, err error) {
+// outside builds the image, which needs the machine's network, and then runs this program
+// again in a network of its own: the cluster and its pods meet nothing else there, and
+// nothing that is sent to an address of theirs leaves the machine.
+func outside() (status int, err error) {
 	folder, err := os.MkdirTemp("", "berth-deploy-")
 	if err != nil {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, leftMounts(folder), os.RemoveAll(folder)) }()
-	if err := os.Setenv("TMPDIR", folder); err != nil {
+	built, err := image.Build(context.Background(), filepath.Join(folder, "image"), os.Stderr)
+	if err != nil {
 		return 1, err
 	}
+	text, err := json.Marshal(built)
+	if err != nil {
+		return 1, err
+	}
+	file := filepath.Join(folder, "image.json")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		return 1, err
+	}
+	cmd := exec.Command("unshare", append([]string{"--net", "--mount", "--propagation", "private", "--"}, os.Args...)...)
+	cmd.Env = append(os.Environ(), imageVariable+"="+file, "TMPDIR="+folder)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	err = tied.Run(cmd)
+	if failed, ok := errors.AsType[*exec.ExitError](err); ok { // the tests have said why
+		return failed.ExitCode(), nil
+	}
+	return 0, err
+}
+
+// inside runs the tests with one cluster and one image for all.
+func inside(m *testing.M) (status int, err error) {
 	ctx := context.Background()
-	if shared.repository, err = harness.Repository(); err != nil {
+	if output, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+		return 1, fmt.Errorf("ip: %w: %s", err, output)
+	}
+	text, err := os.ReadFile(os.Getenv(imageVariable))
+	if err != nil {
 		return 1, err
 	}
-	if shared.image, err = image.Build(ctx, filepath.Join(folder, "image"), os.Stderr); err != nil {
+	if err := json.Unmarshal(text, &shared.image); err != nil {
+		return 1, err
+	}
+	if shared.repository, err = harness.Repository(); err != nil {
 		return 1, err
 	}
 	c, err := cluster.Start(ctx, cluster.Options{

@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -191,6 +193,12 @@ func (s *site) claim(name string) *v1.PersistentVolume {
 	s.t.Helper()
 	_, err := shared.client.CoreV1().PersistentVolumeClaims("default").Create(s.t.Context(), harness.NewClaim("default", name, "berth"), metav1.CreateOptions{})
 	s.must(err)
+	s.t.Cleanup(func() { // for a test that fails before it does that itself
+		err := shared.client.CoreV1().PersistentVolumeClaims("default").Delete(context.Background(), name, metav1.DeleteOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			s.t.Error(err)
+		}
+	})
 	return s.bound(name)
 }
 
@@ -252,4 +260,18 @@ func (s *site) roundTrip(server string, pv *v1.PersistentVolume, folder string) 
 	if !bytes.Equal(got, data) {
 		s.t.Errorf("on the disk are %d bytes, not the %d that were written", len(got), len(data))
 	}
+}
+
+// get asks a pod's HTTP server; the status is 0 if it does not answer.
+func get(url string) (status int, text string) {
+	response, err := http.Get(url)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		return 0, err.Error()
+	}
+	return response.StatusCode, string(body)
 }

@@ -322,6 +322,16 @@ func (p *Pod) PID() int {
 // kube-proxy would.
 func (p *Pod) Answer(ctx context.Context, service string) error { return p.net.answer(ctx, service) }
 
+// Kill ends the pod's container at once, as running out of memory would.
+func (p *Pod) Kill() {
+	p.mu.Lock()
+	c := p.c
+	p.mu.Unlock()
+	if c != nil {
+		c.Kill()
+	}
+}
+
 // Log is what the pod has printed so far, over restarts of its container.
 func (p *Pod) Log() string {
 	text, err := os.ReadFile(p.LogFile)
