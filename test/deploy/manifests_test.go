@@ -25,7 +25,7 @@ func (s *site) render(path string) map[string]*unstructured.Unstructured {
 	text, err := shared.cluster.Kubectl(context.Background(), "kustomize", shared.repository+"/deploy/"+path)
 	s.must(err)
 	objects := map[string]*unstructured.Unstructured{}
-	for _, document := range bytes.Split(text, []byte("\n---\n")) {
+	for document := range bytes.SplitSeq(text, []byte("\n---\n")) {
 		object := &unstructured.Unstructured{}
 		s.must(yaml.Unmarshal(document, &object.Object))
 		objects[object.GetKind()] = object

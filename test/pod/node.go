@@ -47,19 +47,6 @@ type Node struct {
 	failed error
 }
 
-// Pod is one that a Node runs, or has run.
-type Pod struct {
-	Namespace, Name string
-	IP              string
-	LogFile         string
-
-	mu       sync.Mutex
-	c        *container
-	restarts int
-	waiting  error // why it is not started
-	net      *network
-}
-
 // Start makes a Node object that is ready, and runs the pods that are bound to it until Stop.
 func Start(ctx context.Context, o Options) (*Node, error) {
 	server, err := url.Parse(o.APIServer)
@@ -131,7 +118,7 @@ func (n *Node) see(ctx context.Context, p *v1.Pod) {
 	net := newNetwork()
 	running := &Pod{
 		Namespace: p.Namespace, Name: p.Name, IP: net.pod, net: net,
-		LogFile: filepath.Join(n.o.Folder, string(p.UID)+".log"),
+		LogFile: filepath.Join(n.o.Folder, string(p.UID)+".log"), folder: filepath.Join(n.o.Folder, string(p.UID)),
 	}
 	n.pods[p.UID] = running
 	n.all.Go(func() {
@@ -158,13 +145,12 @@ func (n *Node) runPod(ctx context.Context, p *v1.Pod, running *Pod) error {
 	if len(p.Spec.Containers) != 1 {
 		return errors.New("a pod has one container here")
 	}
-	folder := filepath.Join(n.o.Folder, string(p.UID))
-	if err := os.MkdirAll(folder, 0o755); err != nil {
+	if err := os.MkdirAll(running.folder, 0o755); err != nil {
 		return err
 	}
 	p.Status.PodIP = running.IP
 	for ctx.Err() == nil && !n.deleted(ctx, p) {
-		c, err := n.startPod(ctx, p, running, folder)
+		c, err := n.startPod(ctx, p, running)
 		running.set(c, err)
 		if err != nil { // as the kubelet, try again: what is missing may come
 			wait(ctx, time.Second)
@@ -186,9 +172,9 @@ func (n *Node) runPod(ctx context.Context, p *v1.Pod, running *Pod) error {
 }
 
 // startPod starts the pod's container.
-func (n *Node) startPod(ctx context.Context, p *v1.Pod, running *Pod, folder string) (*container, error) {
+func (n *Node) startPod(ctx context.Context, p *v1.Pod, running *Pod) (*container, error) {
 	c := p.Spec.Containers[0]
-	mounts, err := n.volumes(ctx, p, c, folder)
+	mounts, err := n.volumes(ctx, p, c, running.folder)
 	if err != nil {
 		return nil, err
 	}
@@ -196,10 +182,10 @@ func (n *Node) startPod(ctx context.Context, p *v1.Pod, running *Pod, folder str
 	if err != nil {
 		return nil, err
 	}
-	if err := writeBundle(folder, p, c, n.o.Entrypoint, env, mounts); err != nil {
+	if err := writeBundle(running.folder, p, c, n.o.Entrypoint, env, mounts); err != nil {
 		return nil, err
 	}
-	return startContainer(ctx, n.o.Rootfs, folder, "berth-"+string(p.UID), running.LogFile, n.o.APIServer, running.net)
+	return startContainer(ctx, n.o.Rootfs, running.folder, "berth-"+string(p.UID), running.LogFile, n.o.APIServer, running.net)
 }
 
 // watch probes a container and tells the API server of it. It returns when the
@@ -280,65 +266,6 @@ func (n *Node) remove(ctx context.Context, p *v1.Pod) error {
 		return nil
 	}
 	return err
-}
-
-func (p *Pod) set(c *container, waiting error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.c, p.waiting = c, waiting
-}
-
-func (p *Pod) restarted() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.restarts++
-}
-
-// Restarts is how often the pod's container was started again.
-func (p *Pod) Restarts() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.restarts
-}
-
-// Waiting is why the pod cannot be started; nil if it was.
-func (p *Pod) Waiting() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.waiting
-}
-
-// PID is that of the process above the container's, in this host's numbers; 0 if there is none.
-func (p *Pod) PID() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.c == nil {
-		return 0
-	}
-	return p.c.PID
-}
-
-// Answer has the pod answer at a Service's address, and this host go there for it, as
-// kube-proxy would.
-func (p *Pod) Answer(ctx context.Context, service string) error { return p.net.answer(ctx, service) }
-
-// Kill ends the pod's container at once, as running out of memory would.
-func (p *Pod) Kill() {
-	p.mu.Lock()
-	c := p.c
-	p.mu.Unlock()
-	if c != nil {
-		c.Kill()
-	}
-}
-
-// Log is what the pod has printed so far, over restarts of its container.
-func (p *Pod) Log() string {
-	text, err := os.ReadFile(p.LogFile)
-	if err != nil {
-		return err.Error()
-	}
-	return string(text)
 }
 
 func wait(ctx context.Context, d time.Duration) {

@@ -59,10 +59,13 @@ func makeStatusDir(path string) error {
 		}
 		break
 	}
-	for _, folder := range []string{path, filepath.Join(path, "sm"), filepath.Join(path, "sm.bak")} {
-		if err := os.MkdirAll(folder, 0o700); err != nil {
+	folders := []string{path, filepath.Join(path, "sm"), filepath.Join(path, "sm.bak")}
+	for _, folder := range folders {
+		if err := os.MkdirAll(folder, 0o755); err != nil {
 			return err
 		}
+	}
+	for _, folder := range folders {
 		if err := os.Chown(folder, uid, gid); err != nil {
 			return err
 		}
