@@ -135,7 +135,8 @@ func ofVolumes(ours func(*v1.PersistentVolume) bool) func(any) bool {
 }
 
 func stripManagedFields(object any) (any, error) {
-	if o, err := meta.Accessor(object); err == nil {
+	// One that has none may be shared with who else watches.
+	if o, err := meta.Accessor(object); err == nil && o.GetManagedFields() != nil {
 		o.SetManagedFields(nil)
 	}
 	return object, nil
