@@ -37,7 +37,7 @@ func run(t *testing.T, args ...string) string {
 // mount makes a file system and gives where it is mounted until the test ends.
 func mount(t *testing.T, fs vm.FileSystem) string {
 	t.Helper()
-	root := t.TempDir()
+	root := folder(t)
 	if err := vm.MountNew(t.Context(), vm.Here{}, fs, root, diskSize); err != nil {
 		t.Fatal(err)
 	}
@@ -48,9 +48,29 @@ func mount(t *testing.T, fs vm.FileSystem) string {
 	return root
 }
 
+// folder makes one that every user may enter.
+func folder(t *testing.T) string {
+	t.Helper()
+	f, err := os.MkdirTemp("", "quota-")
+	if err == nil {
+		err = os.Chmod(f, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(f); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+// unmount takes a file system out of sight. The kernel's NFS server may use it half a
+// minute longer, and the guest ends anyway.
 func unmount(t *testing.T, root string) {
 	t.Helper()
-	undo(t, "umount", "--recursive", root)
+	undo(t, "umount", "--recursive", "--lazy", root)
 }
 
 // undo runs what ends a test, whose own context is at an end by then.

@@ -66,12 +66,19 @@ func (r *recentLines) since(mark int) string {
 	return strings.Join(r.lines[max(0, len(r.lines)-(r.count-mark)):], "; ")
 }
 
+// noSubvolumes is what Ganesha says of each file system of btrfs. It serves subvolumes
+// that are mounted by themselves, as those of volumes are.
+const noSubvolumes = "may have unsupported subvols"
+
 func parseLogLine(line string) (slog.Level, string) {
 	fields := strings.SplitN(line, " :", 7)
 	if len(fields) < 7 {
 		return slog.LevelInfo, line
 	}
 	text := fields[6]
+	if strings.HasSuffix(text, noSubvolumes) {
+		return slog.LevelDebug, text
+	}
 	switch strings.TrimSpace(fields[5]) {
 	case "FATAL", "MAJ", "CRIT":
 		return slog.LevelError, text
