@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/berth-storage/berth/internal/app"
+	"github.com/berth-storage/berth/internal/backend/dir"
 )
 
 // berth runs the program and gives what it prints.
@@ -17,6 +18,23 @@ func berth(t *testing.T, args ...string) (out, logs string, err error) {
 	return o.String(), l.String(), err
 }
 
+// newPool makes an empty pool and gives its root.
+func newPool(t *testing.T) string {
+	t.Helper()
+	root := filepath.Join(t.TempDir(), "pool")
+	if err := os.Mkdir(root, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b, err := dir.Open(t.Context(), root, dir.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
 func TestRun(t *testing.T) {
 	const sample, manifest = "../../docs/samples/minimal.yaml", "../../test/deploy/testdata/nfs-provisioner/provisioner.yaml"
 	absent := filepath.Join(t.TempDir(), "absent.yaml")
@@ -24,6 +42,7 @@ func TestRun(t *testing.T) {
 	if err := os.WriteFile(invalid, []byte("polls: []\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	pool := newPool(t)
 	for _, c := range []struct {
 		args string
 		out  string // what it prints; in full if it ends in a newline and is not indented
@@ -58,6 +77,14 @@ func TestRun(t *testing.T) {
 		{"berth adopt nfs-provisioner --config " + invalid, "", `did you mean "pools"?`},
 		{"berth adopt nfs-provisioner -- -help", "-root-squash", ""},
 		{"berth adopt nfs-provisioner -- -export-root=" + absent + " -master=http://127.0.0.1:1", "", absent},
+
+		{"berth volumes --root " + pool, "POOL  VOLUME", ""},
+		{"berth volumes --root " + pool + " -o json", `"pools": [`, ""},
+		{"berth volumes --root " + absent, "", "no such file"},
+		{"berth volumes --root " + filepath.Dir(pool), "", "is the root of no pool"},
+		{"berth volumes --root " + pool + " -o yaml", "", `"yaml" is neither table nor json`},
+		{"berth volumes --root " + pool + " --config " + sample, "", "[config root] were all set"},
+		{"berth volumes --config " + absent, "", "configuration: open " + absent},
 
 		{"berth serve --config " + absent, "", "configuration: open " + absent},
 		{"berth serve --config=" + invalid, "", `did you mean "pools"?`},

@@ -247,6 +247,7 @@ func (a *app) work(ctx context.Context, workers *sync.WaitGroup, fail func(error
 		for _, p := range a.pools {
 			workers.Go(func() { p.manager.Run(ctx) })
 			workers.Go(func() { a.measure(ctx, p) })
+			workers.Go(func() { a.measureVolumes(ctx, p) })
 		}
 		for _, f := range a.frontEnds {
 			workers.Go(func() {
@@ -282,22 +283,4 @@ func (a *app) recover(ctx context.Context) error {
 		a.log.Error("some volumes are not exported", "err", err)
 	}
 	return nil
-}
-
-const measureEvery = 30 * time.Second
-
-func (a *app) measure(ctx context.Context, p pool) {
-	for {
-		room, err := p.manager.Capacity(ctx)
-		if err != nil {
-			a.log.Warn("cannot measure a pool", "pool", p.config.Name, "err", err)
-		} else {
-			a.metrics.PoolCapacity(p.config.Name, room.Total, room.Available)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(measureEvery):
-		}
-	}
 }

@@ -19,6 +19,7 @@ type Metrics struct {
 	poolCapacity    *prometheus.GaugeVec
 	buildInfo       *prometheus.GaugeVec
 	provisionerTime *prometheus.HistogramVec
+	volumes         *volumes
 }
 
 // From half a millisecond, a claim on a fast disk, to a minute.
@@ -27,6 +28,7 @@ var secondBuckets = []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5
 // New makes and registers the metrics.
 func New(version string) *Metrics {
 	m := &Metrics{
+		volumes:  newVolumes(),
 		registry: prometheus.NewRegistry(),
 		operations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "berth_volume_operation_seconds",
@@ -51,7 +53,7 @@ func New(version string) *Metrics {
 			Help: "1, by version.",
 		}, []string{"version"}),
 	}
-	m.registry.MustRegister(m.operations, m.provisionerTime, m.serverRestarts, m.poolCapacity, m.buildInfo,
+	m.registry.MustRegister(m.operations, m.provisionerTime, m.serverRestarts, m.poolCapacity, m.volumes, m.buildInfo,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.buildInfo.WithLabelValues(version).Set(1)
 	return m

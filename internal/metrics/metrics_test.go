@@ -35,6 +35,11 @@ func observed() *metrics.Metrics {
 	m.Step("example.com/nfs")("provision", 4*time.Millisecond, nil)
 	m.ServerRestarted()
 	m.PoolCapacity("local", 1000, 10)
+	m.SetVolumes("local", []metrics.Volume{
+		{Name: "pvc-1", Namespace: "team", Claim: "data", Size: 1 << 20, Counted: true, Used: 4096, Inodes: 3},
+		{Name: "pvc-2", Namespace: "team", Claim: "cache", Size: 5, Counted: true}, // empty, on btrfs
+		{Name: "pvc-3", Namespace: "team", Claim: "advisory", Size: 7},
+	})
 	return m
 }
 
@@ -49,6 +54,11 @@ func TestExposition(t *testing.T) {
 		`berth_nfs_server_restarts_total 1`,
 		`berth_pool_bytes{kind="available",pool="local"} 10`,
 		`berth_pool_bytes{kind="total",pool="local"} 1000`,
+		`berth_volume_size_bytes{claim="data",namespace="team",pool="local",volume="pvc-1"} 1.048576e+06`,
+		`berth_volume_used_bytes{claim="data",namespace="team",pool="local",volume="pvc-1"} 4096`,
+		`berth_volume_used_inodes{claim="data",namespace="team",pool="local",volume="pvc-1"} 3`,
+		`berth_volume_used_bytes{claim="cache",namespace="team",pool="local",volume="pvc-2"} 0`,
+		`berth_volume_size_bytes{claim="advisory",namespace="team",pool="local",volume="pvc-3"} 7`,
 		`berth_build_info{version="v1.2.3"} 1`,
 	} {
 		if !slices.Contains(strings.Split(got, "\n"), want) {
@@ -59,6 +69,25 @@ func TestExposition(t *testing.T) {
 		if !strings.Contains(got, "\n"+prefix) {
 			t.Errorf("there is no metric %s", prefix)
 		}
+	}
+}
+
+func TestOnlyWhatIsCountedIsTold(t *testing.T) {
+	got := exposition(t, observed())
+	for _, line := range []string{`berth_volume_used_bytes{claim="advisory"`, `berth_volume_used_inodes{claim="advisory"`, `berth_volume_used_inodes{claim="cache"`} {
+		if strings.Contains(got, line) {
+			t.Errorf("there is a line %s in:\n%s", line, got)
+		}
+	}
+}
+
+func TestVolumesThatAreGoneLeaveNoMetrics(t *testing.T) {
+	m := observed()
+	m.SetVolumes("other", []metrics.Volume{{Name: "pvc-9"}})
+	m.SetVolumes("local", nil)
+	got := exposition(t, m)
+	if strings.Contains(got, `volume="pvc-1"`) || !strings.Contains(got, `volume="pvc-9"`) {
+		t.Errorf("got:\n%s", got)
 	}
 }
 

@@ -51,18 +51,10 @@ func mount(t *testing.T, fs vm.FileSystem) string {
 // folder makes one that every user may enter.
 func folder(t *testing.T) string {
 	t.Helper()
-	f, err := os.MkdirTemp("", "quota-")
-	if err == nil {
-		err = os.Chmod(f, 0o755)
-	}
-	if err != nil {
+	f := t.TempDir()
+	if err := os.Chmod(filepath.Dir(f), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := os.Remove(f); err != nil {
-			t.Error(err)
-		}
-	})
 	return f
 }
 

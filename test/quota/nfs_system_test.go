@@ -272,8 +272,12 @@ func exportByKernel(t *testing.T, v volume.Volume, options string) {
 }
 
 func TestKernelServerStopsWritersAtTheSize(t *testing.T) {
-	for _, fs := range allFileSystems {
-		for _, version := range []string{"3", "4.0", "4.1", "4.2"} {
+	versions := []string{"3", "4.0", "4.1", "4.2"}
+	for i, fs := range allFileSystems {
+		if i == 1 {
+			versions = versions[3:] // what the server makes of a limit is the same on all
+		}
+		for _, version := range versions {
 			t.Run(fs.Kind+" NFS "+version, func(t *testing.T) {
 				p := open(t, mount(t, fs), required)
 				request := spec(t, "pvc-1", 16<<20)

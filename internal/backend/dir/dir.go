@@ -113,6 +113,9 @@ func Open(ctx context.Context, root string, o Options) (_ *Backend, err error) {
 	if b.records, err = openRecords(b.root); err != nil {
 		return nil, err
 	}
+	if err := b.records.clean(); err != nil {
+		return nil, err
+	}
 	if err := b.openLimiter(ctx, o.Quota); err != nil {
 		return nil, fmt.Errorf("pool root %s: %w", root, err)
 	}

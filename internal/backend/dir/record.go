@@ -34,19 +34,23 @@ func openRecords(root *os.Root) (recordStore, error) {
 	if err != nil {
 		return recordStore{}, fmt.Errorf("records: %w", err)
 	}
-	s := recordStore{dir}
-	files, err := fs.ReadDir(dir.FS(), ".")
+	return recordStore{dir}, nil
+}
+
+// clean removes what writes that were cut off have left. Nobody may be writing.
+func (s recordStore) clean() error {
+	files, err := fs.ReadDir(s.dir.FS(), ".")
 	if err != nil {
-		return s, fmt.Errorf("records: %w", err)
+		return fmt.Errorf("records: %w", err)
 	}
 	for _, f := range files {
-		if strings.HasSuffix(f.Name(), tempSuffix) { // a write that was cut off
-			if err := dir.Remove(f.Name()); err != nil {
-				return s, fmt.Errorf("records: %w", err)
+		if strings.HasSuffix(f.Name(), tempSuffix) {
+			if err := s.dir.Remove(f.Name()); err != nil {
+				return fmt.Errorf("records: %w", err)
 			}
 		}
 	}
-	return s, nil
+	return nil
 }
 
 func (s recordStore) Close() error { return s.dir.Close() }

@@ -208,6 +208,11 @@ func (s *Server) runOnce(ctx context.Context) error {
 		return fmt.Errorf("%w: %w: %s", errNotStarted, err, log.since(0))
 	}
 	defer b.close()
+	if beyond, err := writesBeyondLimits(group.ganesha.PID()); err != nil {
+		return err
+	} else if beyond {
+		s.o.Log.Warn("this NFS-Ganesha keeps the capability SYS_RESOURCE: quotas of ext4 do not stop its clients; use one that is built with libcap")
+	}
 	inst := &instance{bus: b, have: have}
 	if err := s.verify(ctx, inst, log); err != nil {
 		return err

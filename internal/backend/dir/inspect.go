@@ -1,0 +1,142 @@
+package dir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/berth-storage/berth/internal/volume"
+)
+
+// Inspection is what lies in a pool.
+type Inspection struct {
+	Identity string
+	Advisory error // why new volumes are not limited; nil: they are
+	Reports  []volume.Report
+	// Problems are what is wrong with single volumes: a record that cannot be read, a
+	// directory or a limit that the record tells of and that is not there.
+	Problems []error
+	// Unknown are the paths of what no record names.
+	Unknown []string
+}
+
+// Inspect reads the pool at root. It takes no lock and changes nothing, so that it can
+// be called while another process works there: a volume that comes or goes meanwhile
+// may be in it or not. want is what the pool's configuration says of quotas.
+func Inspect(ctx context.Context, root string, want Quota) (_ Inspection, err error) {
+	b := &Backend{path: root}
+	defer func() { err = errors.Join(err, b.Close()) }()
+	if b.root, err = os.OpenRoot(root); err != nil {
+		return Inspection{}, fmt.Errorf("pool root: %w", err)
+	}
+	identity, err := b.root.ReadFile(Private + "/identity")
+	if errors.Is(err, fs.ErrNotExist) {
+		return Inspection{}, fmt.Errorf("%w: %s is the root of no pool: it has no %s/identity", volume.ErrForeign, root, Private)
+	}
+	if err != nil {
+		return Inspection{}, fmt.Errorf("pool root: %w", err)
+	}
+	b.identity = strings.TrimSpace(string(identity))
+	if b.rootDir, err = b.root.Open("."); err != nil {
+		return Inspection{}, fmt.Errorf("pool root: %w", err)
+	}
+	if b.records, err = openRecords(b.root); err != nil {
+		return Inspection{}, err
+	}
+	if want == QuotaRequired {
+		want = QuotaAuto // that they are missing is to be told, not to be refused
+	}
+	if err := b.openLimiter(ctx, want); err != nil {
+		return Inspection{}, err
+	}
+	return b.inspect(ctx)
+}
+
+func (b *Backend) inspect(ctx context.Context) (Inspection, error) {
+	i := Inspection{Identity: b.identity, Advisory: b.advisory}
+	// Before the records, so that what was made since then is not taken for unknown.
+	found, err := b.found()
+	if err != nil {
+		return i, err
+	}
+	records, err := b.records.names()
+	if err != nil {
+		return i, err
+	}
+	known := map[string]bool{Private: true, "lost+found": true}
+	for _, file := range records { // also those that cannot be read
+		if n, err := recordName(file); err == nil {
+			known[n.String()], known[trash(n)] = true, true
+		}
+	}
+	for v, err := range b.List(ctx) {
+		if errors.Is(err, volume.ErrUnknown) || ctx.Err() != nil {
+			return i, err
+		}
+		if err != nil {
+			i.Problems = append(i.Problems, err)
+			continue
+		}
+		first, _, _ := strings.Cut(v.Path.String(), "/")
+		known[first] = true
+		report, err := b.report(ctx, v)
+		i.Reports = append(i.Reports, report)
+		if err != nil {
+			i.Problems = append(i.Problems, err)
+		}
+	}
+	for _, path := range found {
+		if known[path] {
+			continue
+		}
+		// It may be that of a volume that was purged since then.
+		if _, err := b.root.Lstat(path); err == nil {
+			i.Unknown = append(i.Unknown, filepath.Join(b.path, path))
+		}
+	}
+	return i, nil
+}
+
+// found gives what lies where volumes and discarded volumes do, in order.
+func (b *Backend) found() ([]string, error) {
+	var paths []string
+	for _, folder := range []string{".", Private + "/trash"} {
+		entries, err := fs.ReadDir(b.root.FS(), folder)
+		if err != nil {
+			return nil, fmt.Errorf("%w: reading %s: %w", volume.ErrUnknown, filepath.Join(b.path, folder), err)
+		}
+		for _, e := range entries {
+			paths = append(paths, filepath.Join(folder, e.Name()))
+		}
+	}
+	slices.Sort(paths)
+	return paths, nil
+}
+
+// report tells what v takes up, and what of it is not as its record says.
+func (b *Backend) report(ctx context.Context, v volume.Volume) (volume.Report, error) {
+	r := volume.Report{Volume: v}
+	var wrong []error
+	u, err := b.Usage(ctx, v)
+	switch {
+	case err == nil:
+		r.Usage = &u
+	case v.Limit != volume.LimitNone:
+		wrong = append(wrong, err)
+	}
+	if v.State == volume.StateReady {
+		if _, err := b.root.Lstat(v.Path.String()); err != nil {
+			wrong = append(wrong, fmt.Errorf("volume %s: its directory: %w", v.Name, err))
+		}
+		if r.Usage != nil && u.LimitBytes != uint64(v.Size) {
+			wrong = append(wrong, fmt.Errorf("volume %s: its record says %d bytes (%s), the file system limits it to %d (0: not at all)",
+				v.Name, v.Size, v.Limit, u.LimitBytes))
+		}
+	}
+	return r, errors.Join(wrong...)
+}
