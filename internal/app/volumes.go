@@ -33,9 +33,10 @@ type ListedVolume struct {
 	ClaimUID   string    `json:"claimUid"`
 	State      string    `json:"state"`
 	Created    time.Time `json:"created"`
-	Retained   bool      `json:"retained"`  // its data stays when its claim is deleted
-	Published  bool      `json:"published"` // a PersistentVolume of it was seen
-	Path       string    `json:"path"`      // of its directory
+	Retained   bool      `json:"retained"`         // its data stays when its claim is deleted
+	Published  bool      `json:"published"`        // a PersistentVolume of it was seen
+	Origin     string    `json:"origin,omitempty"` // the program that made it, if not Berth
+	Path       string    `json:"path"`             // of its directory
 	ExportPath string    `json:"exportPath"`
 	Size       int64     `json:"size"`
 	Inodes     int64     `json:"inodes,omitempty"` // the most that it may have
@@ -90,7 +91,7 @@ func contents(p config.Pool, i dir.Inspection) PoolContents {
 func listed(r volume.Report) ListedVolume {
 	v := ListedVolume{
 		Name: r.Name.String(), Namespace: r.Claim.Namespace, Claim: r.Claim.Name, ClaimUID: r.Claim.UID, State: string(r.State),
-		Created: r.Created, Retained: r.Reclaim == volume.ReclaimRetain, Published: r.Published, Path: r.Dir, ExportPath: r.Export.Path,
+		Created: r.Created, Retained: r.Reclaim == volume.ReclaimRetain, Published: r.Published, Origin: r.Origin, Path: r.Dir, ExportPath: r.Export.Path,
 		Size: r.Size, Inodes: r.Inodes, Limit: string(r.Limit),
 	}
 	if r.Usage != nil {

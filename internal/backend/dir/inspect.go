@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -29,11 +28,12 @@ type Inspection struct {
 // be called while another process works there: a volume that comes or goes meanwhile
 // may be in it or not. want is what the pool's configuration says of quotas.
 func Inspect(ctx context.Context, root string, want Quota) (_ Inspection, err error) {
-	b := &Backend{path: root}
-	defer func() { err = errors.Join(err, b.Close()) }()
-	if b.root, err = os.OpenRoot(root); err != nil {
-		return Inspection{}, fmt.Errorf("pool root: %w", err)
+	view, err := OpenView(root)
+	if err != nil {
+		return Inspection{}, err
 	}
+	b := &view.b
+	defer func() { err = errors.Join(err, b.Close()) }()
 	identity, err := b.root.ReadFile(Private + "/identity")
 	if errors.Is(err, fs.ErrNotExist) {
 		return Inspection{}, fmt.Errorf("%w: %s is the root of no pool: it has no %s/identity", volume.ErrForeign, root, Private)
@@ -42,12 +42,6 @@ func Inspect(ctx context.Context, root string, want Quota) (_ Inspection, err er
 		return Inspection{}, fmt.Errorf("pool root: %w", err)
 	}
 	b.identity = strings.TrimSpace(string(identity))
-	if b.rootDir, err = b.root.Open("."); err != nil {
-		return Inspection{}, fmt.Errorf("pool root: %w", err)
-	}
-	if b.records, err = openRecords(b.root); err != nil {
-		return Inspection{}, err
-	}
 	if want == QuotaRequired {
 		want = QuotaAuto // that they are missing is to be told, not to be refused
 	}
