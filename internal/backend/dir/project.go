@@ -170,11 +170,12 @@ var projectFiles = []string{"/etc/projects", "/etc/projid"}
 
 // projectIDs are the ids of projects that may be given to volumes.
 type projectIDs struct {
-	get func(project uint32) (used, limit quota.Amount, err error)
+	get   func(project uint32) (used, limit quota.Amount, err error)
+	count uint32 // of ids, from firstProject
 
 	mu    sync.Mutex
 	taken map[uint64]bool // by records of this pool
-	next  uint32          // below projectsCount
+	next  uint32          // below count
 }
 
 // newProjectIDs begins at a place of the pool's own, so that several pools on one file
@@ -182,7 +183,7 @@ type projectIDs struct {
 func newProjectIDs(identity string, get func(uint32) (used, limit quota.Amount, err error)) *projectIDs {
 	h := fnv.New32a()
 	h.Write([]byte(identity))
-	return &projectIDs{get: get, taken: map[uint64]bool{}, next: h.Sum32() % projectsCount}
+	return &projectIDs{get: get, count: projectsCount, taken: map[uint64]bool{}, next: h.Sum32() % projectsCount}
 }
 
 func (p *projectIDs) reserve(id uint64) {
@@ -205,9 +206,9 @@ func (p *projectIDs) take() (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	for range projectsCount {
+	for range p.count {
 		id := firstProject + p.next
-		p.next = (p.next + 1) % projectsCount
+		p.next = (p.next + 1) % p.count
 		if p.taken[uint64(id)] || named[id] {
 			continue
 		}
@@ -220,7 +221,7 @@ func (p *projectIDs) take() (uint64, error) {
 			return uint64(id), nil
 		}
 	}
-	return 0, fmt.Errorf("%w: all %d projects are in use", volume.ErrNoSpace, projectsCount)
+	return 0, fmt.Errorf("%w: all %d projects are in use", volume.ErrNoSpace, p.count)
 }
 
 // free says whether the kernel knows no file and no limit of a project.

@@ -67,6 +67,7 @@ func TestProjectIDsInUseAreNotTaken(t *testing.T) {
 
 func TestNoProjectIDIsLeft(t *testing.T) {
 	p := newProjectIDs("", func(uint32) (used, limit quota.Amount, err error) { return quota.Amount{}, quota.Amount{Bytes: 1}, nil })
+	p.next, p.count = 0, 1000
 	if _, err := p.take(); !errors.Is(err, volume.ErrNoSpace) {
 		t.Errorf("got error %v, want %v", err, volume.ErrNoSpace)
 	}
