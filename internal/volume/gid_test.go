@@ -55,6 +55,13 @@ func TestEachVolumeHasAGroupOfItsOwn(t *testing.T) {
 	if _, err := f.createIn(t, "pvc-3", r); !errors.Is(err, volume.ErrNoSpace) {
 		t.Errorf("a fourth of three groups: got error %v, want %v", err, volume.ErrNoSpace)
 	}
+	s = spec(t, "pvc-3")
+	s.GIDs, s.Owner.GID = r, 5001 // the pool's own group is another volume's, too
+	for range 2 {
+		if v, err := f.Create(t.Context(), s); !errors.Is(err, volume.ErrNoSpace) {
+			t.Errorf("tried again: got group %d, %v; want %v", v.Owner.GID, err, volume.ErrNoSpace)
+		}
+	}
 	f.open(t)
 	if _, err := f.Recover(t.Context()); err != nil {
 		t.Fatal(err)

@@ -125,19 +125,20 @@ func (m *Manager) createNew(ctx context.Context, s Spec) (v Volume, err error) {
 	if !m.tally.add(s.Name, s.Size, m.pool.MaxVolumes) {
 		return Volume{}, fmt.Errorf("%w: volume %s: pool %s has %d volumes already and may have no more", ErrNoSpace, s.Name, m.pool.Name, m.pool.MaxVolumes)
 	}
+	if s.GIDs == (GIDRange{}) {
+		m.gids.use(s.Owner.GID)
+	} else if gid, ok := m.gids.take(s.GIDs); ok {
+		s.Owner.GID = gid
+	} else {
+		m.tally.remove(s.Name) // and frees no group: none was taken
+		return Volume{}, fmt.Errorf("%w: volume %s: all group ids from %d to %d are given out", ErrNoSpace, s.Name, s.GIDs.First, s.GIDs.Last)
+	}
 	recorded := false
 	defer func() {
 		if !recorded {
 			m.forget(s.Name, s.Owner.GID)
 		}
 	}()
-	if s.GIDs == (GIDRange{}) {
-		m.gids.use(s.Owner.GID)
-	} else if gid, ok := m.gids.take(s.GIDs); ok {
-		s.Owner.GID = gid
-	} else {
-		return Volume{}, fmt.Errorf("%w: volume %s: all group ids from %d to %d are given out", ErrNoSpace, s.Name, s.GIDs.First, s.GIDs.Last)
-	}
 	if m.meter != nil {
 		room, err := m.meter.Capacity(ctx)
 		if err != nil {
