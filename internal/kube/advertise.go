@@ -16,14 +16,20 @@ import (
 const (
 	annProvisioner = "berth.storage/provisioner"
 	annNode        = "berth.storage/node" // that it runs on, as NODE_NAME says
-	annRoom        = "berth.storage/room" // JSON: pool → bytes that are neither used nor promised
+	annRoom        = "berth.storage/room" // JSON: pool → room
 )
 
 // instance is a Berth that serves one provisioner name, alone or beside others.
 type instance struct {
 	id   string // of its first pool
 	node string
-	room map[string]int64 // by pool
+	room map[string]room // by pool
+}
+
+// room is what a pool has left, as volume.Room.
+type room struct {
+	Free       int64 `json:"free"`
+	Unpromised int64 `json:"unpromised"`
 }
 
 // annotations are what i says of itself.
@@ -42,7 +48,7 @@ func parseInstance(lease *coordinationv1.Lease, provisioner string) (i instance,
 		return instance{}, false
 	}
 	i = instance{id: said[annInstance], node: said[annNode]}
-	// Who cannot say how much room he has has none.
+	// Who cannot say what pools he has has none.
 	if json.Unmarshal([]byte(said[annRoom]), &i.room) != nil {
 		i.room = nil
 	}

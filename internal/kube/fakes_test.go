@@ -101,7 +101,9 @@ func (f *fakeVolumes) Adopted(n volume.Name) (volume.Volume, bool) {
 	return v, ok
 }
 
-func (f *fakeVolumes) Room(context.Context) (int64, error) { return f.room, nil }
+func (f *fakeVolumes) Room(context.Context) (volume.Room, error) {
+	return volume.Room{Free: f.room, Unpromised: f.room}, nil
+}
 
 func (f *fakeVolumes) Scavenge(_ context.Context, cluster string, grace time.Duration, wanted volume.Wanted) (int, error) {
 	f.mu.Lock()

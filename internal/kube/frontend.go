@@ -79,13 +79,13 @@ func (f *FrontEnd) Run(ctx context.Context) error {
 
 // self is what this instance tells others.
 func (f *FrontEnd) self(ctx context.Context) instance {
-	i := instance{id: f.id(), node: f.node, room: make(map[string]int64)}
+	i := instance{id: f.id(), node: f.node, room: make(map[string]room)}
 	for _, p := range f.o.Pools {
-		room, err := p.Volumes.Room(ctx)
+		left, err := p.Volumes.Room(ctx)
 		if err != nil {
 			f.o.Log.Warn("cannot measure a pool; other instances are asked for volumes before this one", "pool", p.Volumes.Pool(), "err", err)
 		}
-		i.room[p.Volumes.Pool()] = room
+		i.room[p.Volumes.Pool()] = room(left)
 	}
 	return i
 }

@@ -1,37 +1,52 @@
 package kube
 
 import (
+	"maps"
+	"math"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 )
 
-// instances knows who else serves the provisioner name, from their Leases.
+// instances knows who serves the provisioner name, from their Leases.
 type instances struct {
 	provisioner string
 	id, node    string          // our own
 	self        func() instance // with the room that there is now
-	// blind says that Leases may not be read: then nobody's end is ever noticed.
+	// blind says that Leases may not be read or kept: then nobody's end is ever noticed.
 	blind bool
 	now   func() time.Time
 
 	mu     sync.Mutex
-	leases map[string]seenLease // by name
+	leases map[string]*seenLease // by name
+	// heard are the last two times that our own Lease was seen to be renewed. The
+	// others' Leases run out by it and not by the clock: a watch that stalls, or a
+	// process that was stopped, hears of nobody, and must not take all of them for
+	// ended. The last but one it is because Leases come one after the other when a
+	// watch is begun again.
+	heard [2]time.Time
+	// joined is when an instance was last seen that was not there before, company
+	// when we were last known not to be alone.
+	joined, company time.Time
 }
 
-// seenLease is a Lease and when it was last seen to be renewed, by our own clock.
+// seenLease is what a Lease said when it was last seen to be renewed.
 type seenLease struct {
-	lease *coordinationv1.Lease
-	at    time.Time
+	instance
+	serves  bool // it is held by an instance of our provisioner's name
+	renewed *metav1.MicroTime
+	lasts   time.Duration
+	at      time.Time // by our own clock
 }
 
 func newInstances(provisioner string, self func() instance) *instances {
 	us := self()
-	return &instances{provisioner: provisioner, id: us.id, node: us.node, self: self, now: time.Now, leases: make(map[string]seenLease)}
+	return &instances{provisioner: provisioner, id: us.id, node: us.node, self: self, now: time.Now, leases: make(map[string]*seenLease)}
 }
 
 // handler keeps i up to date from an informer of Leases.
@@ -50,12 +65,27 @@ func (i *instances) see(object any) {
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	seen := &seenLease{renewed: lease.Spec.RenewTime, at: i.now()}
+	seen.instance, seen.serves = parseInstance(lease, i.provisioner)
+	holder, lasts := lease.Spec.HolderIdentity, lease.Spec.LeaseDurationSeconds
+	if holder == nil || *holder == "" || lasts == nil {
+		seen.serves = false
+	} else {
+		seen.lasts = time.Duration(*lasts) * time.Second
+	}
 	old, known := i.leases[lease.Name]
-	if known && old.lease.Spec.RenewTime.Equal(lease.Spec.RenewTime) {
-		i.leases[lease.Name] = seenLease{lease, old.at}
+	if known && old.renewed.Equal(lease.Spec.RenewTime) {
+		old.serves = seen.serves // it may be given back
 		return
 	}
-	i.leases[lease.Name] = seenLease{lease, i.now()}
+	i.leases[lease.Name] = seen
+	switch {
+	case !seen.serves:
+	case seen.id == i.id:
+		i.heard = [2]time.Time{i.heard[1], seen.at}
+	case !known || !i.acting(old):
+		i.joined = seen.at
+	}
 }
 
 func (i *instances) forget(object any) {
@@ -69,22 +99,46 @@ func (i *instances) forget(object any) {
 	}
 }
 
-// others are the instances beside ours that hold their Lease, in no order.
+// acting needs the lock.
+func (i *instances) acting(l *seenLease) bool { return l.serves && i.heard[0].Sub(l.at) < l.lasts }
+
+// others are the instances beside ours that hold their Leases, in no order.
 func (i *instances) others() []instance {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	var live []instance
 	for _, seen := range i.leases {
-		other, ok := parseInstance(seen.lease, i.provisioner)
-		holder, lasts := seen.lease.Spec.HolderIdentity, seen.lease.Spec.LeaseDurationSeconds
-		if !ok || other.id == i.id || holder == nil || *holder == "" || lasts == nil {
-			continue
-		}
-		if i.now().Sub(seen.at) < time.Duration(*lasts)*time.Second {
-			live = append(live, other)
+		if seen.id != i.id && i.acting(seen) {
+			live = append(live, seen.instance.clone())
 		}
 	}
+	if len(live) > 0 {
+		i.company = i.now()
+	}
 	return live
+}
+
+// all are ours, first, and the others. What ours has left is what it tells the
+// others, so that each of them comes to the same order.
+func (i *instances) all() []instance {
+	others := i.others()
+	us, told := i.told()
+	if !told {
+		us = i.self()
+	}
+	return slices.Insert(others, 0, us)
+}
+
+// told is what our own Lease says; ok is false if it was not seen yet.
+func (i *instances) told() (us instance, ok bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, seen := range i.leases {
+		if seen.id == i.id && seen.serves {
+			return seen.instance.clone(), true
+		}
+	}
+	return instance{}, false
 }
 
 // alone says whether nobody else serves the provisioner name, as far as is known.
@@ -101,6 +155,25 @@ func (i *instances) acts(id string) bool {
 	return i.blind || id == i.id || slices.ContainsFunc(i.others(), func(o instance) bool { return o.id == id })
 }
 
+// changes say when an instance last joined, and when there was last another one.
+func (i *instances) changes() (joined, company time.Time) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.joined, i.company
+}
+
+// made says that a volume was made of which the instance with that id has not told
+// yet how much room it left.
+func (i *instances) made(id string, d demand) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, seen := range i.leases {
+		if seen.id == id {
+			seen.promise(d)
+		}
+	}
+}
+
 // demand is what a claim needs of an instance.
 type demand struct {
 	size int64  // bytes
@@ -108,47 +181,70 @@ type demand struct {
 	node string // that its pod was given; "" if that is open
 }
 
-// roomFor is how much room i has where d would be; ok is false if it has no such pool.
-func (i instance) roomFor(d demand) (room int64, ok bool) {
-	if d.pool != "" {
-		room, ok = i.room[d.pool]
-		return room, ok
-	}
-	for _, room = range i.room {
-		return room, len(i.room) == 1 // of several pools the class has to name one
-	}
-	return 0, false
+func (i instance) clone() instance {
+	i.room = maps.Clone(i.room)
+	return i
 }
 
-// rank says how many of all come before the one with that id to serve d: first
-// come those with enough room, among them those on the pod's node, then those with
-// more room left after what is promised to claims that they took (bytes, by id).
-// ok is false if it cannot serve d at all.
-func rank(d demand, all []instance, promised map[string]int64, id string) (place int, ok bool) {
-	type candidate struct {
-		instance
-		left int64
+// poolFor is the pool of i that d would be in; ok is false if it has no such pool.
+func (i instance) poolFor(d demand) (pool string, ok bool) {
+	if d.pool != "" {
+		_, ok = i.room[d.pool]
+		return d.pool, ok
 	}
-	var able []candidate
-	for _, i := range all {
-		if room, has := i.roomFor(d); has {
-			able = append(able, candidate{i, room - promised[i.id]})
+	for pool = range i.room {
+		return pool, len(i.room) == 1 // of several pools the class has to name one
+	}
+	return "", false
+}
+
+// fits says whether d can be made by i.
+func (i instance) fits(d demand) bool {
+	pool, ok := i.poolFor(d)
+	return ok && i.room[pool].Free >= d.size
+}
+
+// promise takes d's size from what i has not promised yet. A claim that i cannot
+// serve takes nothing: it may stay for ever.
+func (i instance) promise(d demand) {
+	if !i.fits(d) {
+		return
+	}
+	pool, _ := i.poolFor(d)
+	left := i.room[pool]
+	left.Unpromised = max(left.Unpromised, math.MinInt64+d.size) - d.size
+	i.room[pool] = left
+}
+
+// compare orders instances by who should serve d: first come those with the pool,
+// among them those where it fits without more being promised than there is, then
+// those where it fits; then those on the pod's node; then those with more left.
+func (d demand) compare(a, b instance) int {
+	rank := func(i instance) (grade int, left int64) {
+		pool, ok := i.poolFor(d)
+		switch r := i.room[pool]; {
+		case !ok:
+			return 3, 0
+		case r.Free < d.size:
+			return 2, r.Unpromised
+		case r.Unpromised < d.size:
+			return 1, r.Unpromised
+		default:
+			return 0, r.Unpromised
 		}
 	}
-	slices.SortFunc(able, func(a, b candidate) int {
-		if fits := a.left >= d.size; fits != (b.left >= d.size) {
-			return before(fits)
-		}
-		if near := a.node == d.node; d.node != "" && near != (b.node == d.node) {
-			return before(near)
-		}
-		if a.left != b.left {
-			return before(a.left > b.left)
-		}
+	gradeA, leftA := rank(a)
+	gradeB, leftB := rank(b)
+	switch near := a.node == d.node; {
+	case gradeA != gradeB:
+		return before(gradeA < gradeB)
+	case d.node != "" && near != (b.node == d.node):
+		return before(near)
+	case leftA != leftB:
+		return before(leftA > leftB)
+	default:
 		return strings.Compare(a.id, b.id)
-	})
-	place = slices.IndexFunc(able, func(c candidate) bool { return c.id == id })
-	return place, place >= 0
+	}
 }
 
 func before(yes bool) int {

@@ -1,7 +1,9 @@
 package kube
 
 import (
+	"math"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,49 +13,72 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-func TestRank(t *testing.T) {
-	one := func(id, node string, room int64) instance {
-		return instance{id: id, node: node, room: map[string]int64{"export": room}}
+// with gives an instance that has promised nothing.
+func with(id, node string, free int64) instance {
+	return instance{id: id, node: node, room: map[string]room{"export": {free, free}}}
+}
+
+func TestOrderOfInstances(t *testing.T) {
+	promising := func(id, node string, free, unpromised int64) instance {
+		return instance{id: id, node: node, room: map[string]room{"export": {free, unpromised}}}
 	}
-	three := []instance{one("a", "n1", 100), one("b", "n2", 300), one("c", "n3", 200)}
+	three := []instance{with("a", "n1", 100), with("b", "n2", 300), with("c", "n3", 200)}
 	for _, c := range []struct {
-		name     string
-		demand   demand
-		all      []instance
-		promised map[string]int64
-		want     string // ids in order
+		name   string
+		demand demand
+		all    []instance
+		want   string // ids in order
 	}{
-		{"most room first", demand{size: 10}, three, nil, "bca"},
-		{"less what was promised", demand{size: 10}, three, map[string]int64{"b": 250, "": 999}, "cab"},
-		{"the pod's node first", demand{size: 10, node: "n1"}, three, nil, "abc"},
-		{"unless it does not fit there", demand{size: 150, node: "n1"}, three, nil, "bca"},
-		{"a node without an instance", demand{size: 10, node: "n9"}, three, nil, "bca"},
-		{"fits nowhere", demand{size: 999}, three, nil, "bca"},
-		{"the same room", demand{size: 10}, []instance{one("b", "", 5), one("a", "", 5)}, nil, "ab"},
-		{"alone", demand{size: 10}, []instance{one("a", "", 0)}, nil, "a"},
+		{"most room first", demand{size: 10}, three, "bca"},
+		{"less what is promised", demand{size: 10}, []instance{promising("a", "", 100, 90), promising("b", "", 300, 50), promising("c", "", 200, 80)}, "acb"},
+		{"more is promised than there is", demand{size: 10}, []instance{promising("a", "", 100, -90), promising("b", "", 300, -50), promising("c", "", 200, -70)}, "bca"},
+		{"and one is full", demand{size: 10}, []instance{promising("a", "", 100, -90), promising("b", "", 9, 0)}, "ab"},
+		{"the pod's node first", demand{size: 10, node: "n1"}, three, "abc"},
+		{"unless it does not fit there", demand{size: 150, node: "n1"}, three, "bca"},
+		{"or is promised", demand{size: 50, node: "n1"}, []instance{promising("a", "n1", 100, 40), with("b", "n2", 60)}, "ba"},
+		{"a node without an instance", demand{size: 10, node: "n9"}, three, "bca"},
+		{"fits nowhere", demand{size: 999}, three, "bca"},
+		{"the same room", demand{size: 10}, []instance{with("b", "", 5), with("a", "", 5)}, "ab"},
 		{"by pool", demand{size: 10, pool: "fast"}, []instance{
-			one("a", "", 100),
-			{id: "b", room: map[string]int64{"fast": 20, "big": 900}},
-			{id: "c", room: map[string]int64{"fast": 30}},
-		}, nil, "cb"},
-		{"several pools and none named", demand{size: 10}, []instance{{id: "a", room: map[string]int64{"fast": 20, "big": 900}}, one("b", "", 1)}, nil, "b"},
+			with("a", "", 100),
+			{id: "b", room: map[string]room{"fast": {20, 20}, "big": {900, 900}}},
+			{id: "c", room: map[string]room{"fast": {30, 30}}},
+		}, "cba"},
+		{"several pools and none named", demand{size: 10}, []instance{{id: "a", room: map[string]room{"fast": {20, 20}, "big": {90, 90}}}, with("b", "", 1)}, "ba"},
+		{"a pool that nobody has", demand{size: 10, pool: "none"}, three, "abc"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got := make([]byte, len(c.all))
-			able := 0
-			for _, i := range c.all {
-				if place, ok := rank(c.demand, c.all, c.promised, i.id); ok {
-					got[place] = i.id[0]
-					able++
-				}
+			all := slices.Clone(c.all)
+			slices.SortFunc(all, c.demand.compare)
+			var got strings.Builder
+			for _, i := range all {
+				got.WriteString(i.id)
 			}
-			if string(got[:able]) != c.want {
-				t.Errorf("order is %q, want %q", got[:able], c.want)
+			if got.String() != c.want {
+				t.Errorf("order is %q, want %q", got.String(), c.want)
 			}
 		})
 	}
-	if _, ok := rank(demand{}, three, nil, "d"); ok {
-		t.Error("an instance that is not there has a place")
+}
+
+func TestPromise(t *testing.T) {
+	two := instance{room: map[string]room{"fast": {20, 5}, "big": {900, 900}}}
+	for _, d := range []demand{
+		{size: 10, pool: "fast"}, {size: 15, pool: "fast"},
+		{size: 21, pool: "fast"}, // cannot be made, so it takes nothing
+		{size: 1}, {size: 1, pool: "none"},
+	} {
+		two.promise(d)
+	}
+	if diff := cmp.Diff(map[string]room{"fast": {20, -20}, "big": {900, 900}}, two.room); diff != "" {
+		t.Errorf("room (-want +got):\n%s", diff)
+	}
+	boundless := with("a", "", math.MaxInt64)
+	for range 5 {
+		boundless.promise(demand{size: math.MaxInt64})
+	}
+	if left := boundless.room["export"].Unpromised; left != math.MinInt64 {
+		t.Errorf("%d bytes are left", left)
 	}
 }
 
@@ -80,7 +105,12 @@ func TestInstancesAreThoseThatRenewTheirLeases(t *testing.T) {
 	h := i.handler()
 	// The clocks of others may be wrong: what counts is that the Lease changes.
 	theirs := now.Add(-24 * time.Hour)
-	other := instance{id: "other", node: "n1", room: map[string]int64{"export": 7}}
+	other := with("other", "n1", 7)
+	// renew lets time pass until our own Lease is renewed.
+	renew := func(after time.Duration) {
+		now = now.Add(after)
+		h.OnUpdate(nil, leaseOf(t, us, provisioned, "host", now))
+	}
 
 	want := func(what string, ids ...string) {
 		t.Helper()
@@ -109,17 +139,25 @@ func TestInstancesAreThoseThatRenewTheirLeases(t *testing.T) {
 		t.Errorf("what it says of itself (-want +got):\n%s", diff)
 	}
 
-	now = now.Add(14 * time.Second)
-	h.OnUpdate(nil, leaseOf(t, other, provisioned, "host", theirs)) // a resync
+	now = now.Add(time.Hour)
+	want("though we heard of nobody, not even of ourselves", "other")
+	renew(0)
+	want("when our own Lease is the first of a watch that went on", "other")
+	h.OnUpdate(nil, leaseOf(t, other, provisioned, "host", theirs.Add(time.Second)))
+	for range 7 {
+		renew(2 * time.Second)
+	}
+	h.OnUpdate(nil, leaseOf(t, other, provisioned, "host", theirs.Add(time.Second))) // a resync
+	renew(2 * time.Second)
 	want("within the Lease", "other")
-	now = now.Add(time.Second)
+	renew(2 * time.Second)
 	want("after it ran out")
 	if i.acts("other") || !i.acts("us") {
 		t.Error("the other one acts, or we do not")
 	}
 	h.OnUpdate(nil, leaseOf(t, other, provisioned, "host", theirs.Add(20*time.Second)))
 	want("renewed", "other")
-	h.OnUpdate(nil, leaseOf(t, other, provisioned, "", theirs.Add(21*time.Second)))
+	h.OnUpdate(nil, leaseOf(t, other, provisioned, "", theirs.Add(20*time.Second)))
 	want("given back")
 	h.OnUpdate(nil, leaseOf(t, other, provisioned, "host", theirs.Add(22*time.Second)))
 	h.OnDelete(cache.DeletedFinalStateUnknown{Obj: leaseOf(t, other, provisioned, "host", theirs)})
@@ -130,8 +168,54 @@ func TestInstanceThatCannotSayItsRoomHasNone(t *testing.T) {
 	lease := leaseOf(t, instance{id: "a"}, provisioned, "host", time.Now())
 	lease.Annotations[annRoom] = "{torn"
 	i, ok := parseInstance(lease, provisioned)
-	if room, has := i.roomFor(demand{}); !ok || has || room != 0 {
-		t.Errorf("got %+v, %t with room %d", i, ok, room)
+	if pool, has := i.poolFor(demand{}); !ok || has {
+		t.Errorf("got %+v, %t with pool %q", i, ok, pool)
+	}
+}
+
+// Who reads Leases but keeps none would believe that it is alone, as would another one.
+func TestWhoKeepsNoLeaseIsBlindToo(t *testing.T) {
+	for _, c := range []struct {
+		rights rights
+		blind  bool
+	}{
+		{allRights, false},
+		{rights{lease: true}, true},
+		{rights{neighbours: true}, true},
+	} {
+		if c.rights.blind() != c.blind {
+			t.Errorf("%+v: blind is %t, want %t", c.rights, !c.blind, c.blind)
+		}
+	}
+}
+
+// All of them have to come to the same order, so ours is not fresher than theirs.
+func TestWhatOursHasLeftIsWhatItTold(t *testing.T) {
+	i := newInstances(provisioned, func() instance { return with("us", "n0", 100) })
+	if diff := cmp.Diff([]instance{with("us", "n0", 100)}, i.all(), cmp.AllowUnexported(instance{})); diff != "" {
+		t.Errorf("before it told anything (-want +got):\n%s", diff)
+	}
+	now := time.Now()
+	h := i.handler()
+	h.OnAdd(leaseOf(t, with("other", "n1", 70), provisioned, "host", now), true)
+	h.OnAdd(leaseOf(t, with("us", "n0", 80), provisioned, "host", now), true)
+	i.all()[0].promise(demand{size: 1}) // which is the caller's own
+	for id, want := range map[string]int64{"us": 80, "other": 70} {
+		i.made(id, demand{size: 30})
+		i.made(id, demand{size: 10, pool: "export"})
+		all := i.all()
+		at := slices.IndexFunc(all, func(i instance) bool { return i.id == id })
+		if got := all[at].room["export"]; got != (room{want, want - 40}) || all[0].id != "us" {
+			t.Errorf("%s after two volumes were made has %+v", id, got)
+		}
+		h.OnUpdate(nil, leaseOf(t, with(id, "", want), provisioned, "host", now))
+		if got := i.all()[at].room["export"]; got.Unpromised != want-40 {
+			t.Errorf("%s: a resync is no news, but it has %+v", id, got)
+		}
+		h.OnUpdate(nil, leaseOf(t, with(id, "", want-30), provisioned, "host", now.Add(time.Second)))
+		if got := i.all()[at].room["export"]; got != (room{want - 30, want - 30}) {
+			t.Errorf("%s told that it has %d, but it has %+v", id, want-30, got)
+		}
 	}
 }
 

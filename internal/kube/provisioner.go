@@ -26,7 +26,7 @@ type Volumes interface {
 	Delete(ctx context.Context, n volume.Name, cluster string) error
 	MarkPublished(ctx context.Context, n volume.Name) error
 	Adopted(n volume.Name) (volume.Volume, bool)
-	Room(ctx context.Context) (int64, error)
+	Room(ctx context.Context) (volume.Room, error)
 	Scavenge(ctx context.Context, cluster string, grace time.Duration, wanted volume.Wanted) (int, error)
 }
 
@@ -59,6 +59,9 @@ func (p *provisioner) Provision(ctx context.Context, o controller.ProvisionOptio
 	defer p.observed("provision", &err)()
 	params, err := parseParameters(o.StorageClass.Parameters, p.pools)
 	if err != nil {
+		if _, err := choosePool(poolParameter(o.StorageClass.Parameters), p.pools); err != nil {
+			p.taker.passOn(ctx, o.PVC)
+		}
 		return nil, stateOf(err), err
 	}
 	spec, err := specOf(o.PVC, o.StorageClass, p.cluster, params)

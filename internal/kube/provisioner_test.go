@@ -13,6 +13,7 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
 
 	"github.com/berth-storage/berth/internal/volume"
@@ -224,6 +225,39 @@ func TestErrorsOfThePoolAreTheClaims(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"provision true", "delete true"}, observed); diff != "" {
 		t.Errorf("observed (-want +got):\n%s", diff)
+	}
+}
+
+// The instance may have taken it when it had such a pool.
+func TestClaimForAPoolOfAnotherInstanceIsPassedOn(t *testing.T) {
+	for name, c := range map[string]struct{ pools, parameters, owner string }{
+		"another has the pool":    {"elsewhere", "elsewhere", ""},
+		"nobody has it":           {"third", "elsewhere", "local-instance"},
+		"something else is wrong": {"elsewhere", "", "local-instance"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			claim, class := claimWith(ownedBy("local-instance")), newClass()
+			class.Parameters = map[string]string{"pool": c.parameters}
+			if c.parameters == "" {
+				class.Parameters = map[string]string{"mode": "rwx"}
+			}
+			client := newClient(claim)
+			pool, _ := newPool("local")
+			p := newProvisioner(client, pool)
+			classes := informers.NewSharedInformerFactory(client, 0).Storage().V1().StorageClasses()
+			if err := classes.Informer().GetStore().Add(class); err != nil {
+				t.Fatal(err)
+			}
+			p.taker.classes = classes.Lister()
+			other := instance{id: "other", room: map[string]room{c.pools: {1000, 1000}}}
+			p.taker.instances.see(leaseOf(t, other, provisioned, "host", time.Now()))
+			if _, _, err := p.Provision(t.Context(), options(claim, class)); !errors.Is(err, volume.ErrInvalid) {
+				t.Errorf("got error %v, want %v", err, volume.ErrInvalid)
+			}
+			if got := owner(t, client); got != c.owner {
+				t.Errorf("the claim is %q's, want %q's", got, c.owner)
+			}
+		})
 	}
 }
 

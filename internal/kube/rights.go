@@ -18,6 +18,9 @@ type rights struct {
 	finalizers bool // put finalizers on PersistentVolumes, and take them off
 }
 
+// blind says that other instances are not seen, or do not see this one.
+func (r rights) blind() bool { return !r.neighbours || !r.lease }
+
 // askRights asks the API server what Berth may do, and says what is missing. It
 // waits for the API server.
 func (f *FrontEnd) askRights(ctx context.Context) rights {

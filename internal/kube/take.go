@@ -1,12 +1,15 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -22,11 +25,13 @@ const (
 	// An instance that just began leaves claims to those that were there before it:
 	// they may be making volumes in the belief that they are alone.
 	takeSettle = 5 * time.Second
-	// An instance that is alone need not take claims. It does after this time, for
-	// the case that it was not alone when the claim was first seen.
+	// Claims that were seen within this time after we were left alone may have been
+	// hidden from the library, because to it we were not.
 	takeAlone = 15 * time.Second
-	// A claim that did not fit here is left to others for this time.
+	// A claim that did not fit here is left to others for this time, and one that
+	// the API server did not let us take for that.
 	takeAgain  = time.Minute
+	takeRefuse = 10 * time.Second
 	takeEvery  = time.Second
 	takeAtMost = 50 * time.Millisecond // between two rounds
 )
@@ -57,10 +62,14 @@ type taker struct {
 
 // waitingClaim is a claim that waits for a volume of our provisioner.
 type waitingClaim struct {
-	claim  *v1.PersistentVolumeClaim
-	free   time.Time // since when it is nobody's who acts; zero: it is somebody's
-	passed time.Time // when we let go of it
+	claim *v1.PersistentVolumeClaim
+	size  int64     // bytes
+	seen  time.Time // at first
+	free  time.Time // since when it is nobody's who acts; zero: it is somebody's
+	until time.Time // when we may take it again
 }
+
+func (p *waitingClaim) owner() string { return p.claim.Annotations[annInstance] }
 
 func newTaker(client kubernetes.Interface, i *instances, classes storagelisters.StorageClassLister, log *slog.Logger) *taker {
 	return &taker{
@@ -73,12 +82,6 @@ func newTaker(client kubernetes.Interface, i *instances, classes storagelisters.
 func (t *taker) mine(claim *v1.PersistentVolumeClaim) bool {
 	owner := claim.Annotations[annInstance]
 	return owner == t.instances.id || owner == "" && t.instances.alone()
-}
-
-// mayBeMine says whether no other instance has taken the claim.
-func (t *taker) mayBeMine(claim *v1.PersistentVolumeClaim) bool {
-	owner := claim.Annotations[annInstance]
-	return owner == "" || owner == t.instances.id
 }
 
 // handler keeps t up to date from an informer of claims.
@@ -101,15 +104,20 @@ func (t *taker) see(object any) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	p := t.pending[claim.UID]
 	if provisioner != t.instances.provisioner || claim.Spec.VolumeName != "" || claim.DeletionTimestamp != nil {
+		if p != nil && claim.Spec.VolumeName != "" {
+			p.claim = claim
+			t.made(p)
+		}
 		delete(t.pending, claim.UID)
 		return
 	}
-	if p := t.pending[claim.UID]; p != nil {
-		p.claim = claim
-	} else {
-		t.pending[claim.UID] = &waitingClaim{claim: claim}
+	if p == nil {
+		p = &waitingClaim{seen: t.now()}
+		t.pending[claim.UID] = p
 	}
+	p.claim, p.size = claim, requested(claim)
 	select {
 	case t.wake <- struct{}{}:
 	default:
@@ -138,9 +146,7 @@ func (t *taker) run(ctx context.Context) {
 		case <-every.C:
 		case <-t.wake:
 		}
-		for _, claim := range t.due() {
-			t.take(ctx, claim)
-		}
+		t.takeAll(ctx, t.due())
 		select {
 		case <-ctx.Done():
 			return
@@ -149,94 +155,162 @@ func (t *taker) run(ctx context.Context) {
 	}
 }
 
-// due are the claims that are ours to take now.
-func (t *taker) due() []*v1.PersistentVolumeClaim {
-	now, self := t.now(), t.instances.self()
-	others := t.instances.others()
-	all := append([]instance{self}, others...)
+// takeAll takes claims until it is time to look again whose they are.
+func (t *taker) takeAll(ctx context.Context, due []*waitingClaim) {
+	began := t.now()
+	for _, p := range due {
+		if !t.take(ctx, p) || t.now().Sub(began) > takeEvery {
+			return
+		}
+	}
+}
+
+// due are the claims that are ours to take now, first those that are ours by the
+// order. All instances go through the claims in the same way, so that each of them
+// knows whose the others are.
+func (t *taker) due() []*waitingClaim {
+	all := t.instances.all()
+	byID := make(map[string]instance)
+	for _, i := range all {
+		byID[i.id] = i
+	}
+	alone := t.instances.alone()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	promised := make(map[string]int64)
+	var free []*waitingClaim
 	for _, p := range t.pending {
-		promised[p.claim.Annotations[annInstance]] += requested(p.claim)
-	}
-	var due []*v1.PersistentVolumeClaim
-	for _, p := range t.pending {
-		if owner := p.claim.Annotations[annInstance]; owner != "" && t.instances.acts(owner) {
+		owner := p.owner()
+		i, acts := byID[owner]
+		switch d, ok := t.demandOf(p); {
+		case alone && owner == "" && !t.hidden(p):
+			p.free = time.Time{} // the library has it
+		case acts:
 			p.free = time.Time{}
-			continue
+			if ok {
+				i.promise(d)
+			}
+		case ok && (owner == "" || !t.instances.blind):
+			free = append(free, p)
 		}
+	}
+	slices.SortFunc(free, func(a, b *waitingClaim) int {
+		return cmp.Or(a.claim.CreationTimestamp.Compare(b.claim.CreationTimestamp.Time), cmp.Compare(a.claim.UID, b.claim.UID))
+	})
+	return t.choose(free, all)
+}
+
+// hidden says whether the library may not know of a claim that nobody took, because
+// we were not alone when it was seen.
+func (t *taker) hidden(p *waitingClaim) bool {
+	_, company := t.instances.changes()
+	return !company.IsZero() && p.seen.Before(company.Add(takeAlone))
+}
+
+// choose gives those of the claims that are ours to take now. All is ours to change.
+func (t *taker) choose(free []*waitingClaim, all []instance) []*waitingClaim {
+	now, us := t.now(), all[0]
+	joined, _ := t.instances.changes()
+	var first, late []*waitingClaim
+	for _, p := range free {
 		if p.free.IsZero() {
 			p.free = now
 		}
-		place, ok := t.place(p.claim, all, promised, self.id)
-		wait, since := time.Duration(place)*takePatience, p.free
-		if t.instances.alone() && p.claim.Annotations[annInstance] == "" {
-			wait = takeAlone
-		} else if settled := t.began.Add(takeSettle); settled.After(since) {
-			since = settled
+		d, _ := t.demandOf(p)
+		best := slices.MinFunc(all, d.compare)
+		// Whoever joins changes the order.
+		since := slices.MaxFunc([]time.Time{p.free, joined, t.began.Add(takeSettle)}, time.Time.Compare)
+		waited := now.Sub(since)
+		switch {
+		case now.Before(p.until) || waited < 0:
+			best.promise(d)
+		case best.id == us.id:
+			us.promise(d)
+			first = append(first, p)
+		case waited >= takePatience && waited >= time.Duration(place(d, us, all))*takePatience:
+			us.promise(d)
+			late = append(late, p)
+		default:
+			best.promise(d)
 		}
-		if !ok || now.Sub(since) < wait || now.Sub(p.passed) < takeAgain {
-			continue
+	}
+	return append(first, late...)
+}
+
+// place says how many of all come before us.
+func place(d demand, us instance, all []instance) (n int) {
+	for _, other := range all {
+		if d.compare(other, us) < 0 {
+			n++
 		}
-		promised[self.id] += requested(p.claim)
-		due = append(due, p.claim)
 	}
-	return due
+	return n
 }
 
-// place is ours in the order of those that could serve the claim.
-func (t *taker) place(claim *v1.PersistentVolumeClaim, all []instance, promised map[string]int64, id string) (int, bool) {
-	d, ok := t.demandOf(claim)
-	if !ok {
-		return 0, false
+// demandOf is what a claim needs; ok is false if nobody can make its volume now.
+func (t *taker) demandOf(p *waitingClaim) (d demand, ok bool) {
+	class, err := t.classes.Get(classOf(p.claim))
+	if err != nil || class.Provisioner != t.instances.provisioner {
+		return demand{}, false // the library looks at the class too
 	}
-	return rank(d, all, promised, id)
+	d = demand{size: p.size, pool: poolParameter(class.Parameters), node: p.claim.Annotations[annSelectedNode]}
+	waits := class.VolumeBindingMode != nil && *class.VolumeBindingMode == storagev1.VolumeBindingWaitForFirstConsumer
+	return d, !waits || d.node != ""
 }
 
-func (t *taker) demandOf(claim *v1.PersistentVolumeClaim) (demand, bool) {
-	class, err := t.classes.Get(classOf(claim))
-	if err != nil {
-		return demand{}, false // the library asks for the class too, and says that it is missing
+// made counts a claim whose volume was just made. It needs the lock.
+func (t *taker) made(p *waitingClaim) {
+	if d, ok := t.demandOf(p); ok {
+		t.instances.made(p.owner(), d)
 	}
-	return demand{size: requested(claim), pool: poolParameter(class.Parameters), node: claim.Annotations[annSelectedNode]}, true
 }
 
-// take writes our id on the claim. If that fails, the claim is seen again: another
-// instance has it now, or it is tried in the next round.
-func (t *taker) take(ctx context.Context, claim *v1.PersistentVolumeClaim) {
+// take writes our id on the claim, unless another instance has it now. It says
+// whether it makes sense to go on with others.
+func (t *taker) take(ctx context.Context, p *waitingClaim) bool {
+	t.mu.Lock()
+	claim, owner := p.claim, p.owner()
+	t.mu.Unlock()
+	if owner != "" && t.instances.acts(owner) {
+		return true
+	}
 	taken := claim.DeepCopy()
 	metav1.SetMetaDataAnnotation(&taken.ObjectMeta, annInstance, t.instances.id)
-	_, err := t.client.CoreV1().PersistentVolumeClaims(claim.Namespace).Update(ctx, taken, metav1.UpdateOptions{})
+	taken, err := t.client.CoreV1().PersistentVolumeClaims(claim.Namespace).Update(ctx, taken, metav1.UpdateOptions{})
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	switch {
 	case err == nil:
-		t.log.Debug("took a claim", "claim", claim.Namespace+"/"+claim.Name, "before", claim.Annotations[annInstance])
-	case apierrors.IsConflict(err), apierrors.IsNotFound(err), ctx.Err() != nil:
-	default:
-		t.log.Warn("cannot take a claim; its volume is made when the claim can be updated", "claim", claim.Namespace+"/"+claim.Name, "err", err)
+		t.log.Debug("took a claim", "claim", claim.Namespace+"/"+claim.Name, "before", owner)
+		if p.claim == claim { // and not newer: it need not be taken again until it is seen
+			p.claim = taken
+		}
+		return true
+	case apierrors.IsConflict(err), apierrors.IsNotFound(err):
+		return true // it is seen again
+	case ctx.Err() != nil:
+		return false
 	}
+	p.until = t.now().Add(takeRefuse)
+	t.log.Warn("cannot take a claim; its volume is made when the claim can be updated", "claim", claim.Namespace+"/"+claim.Name, "err", err)
+	return false
 }
 
-// passOn lets go of a claim that does not fit here, if it fits elsewhere.
+// passOn lets go of a claim that cannot be served here, if it fits elsewhere.
 func (t *taker) passOn(ctx context.Context, claim *v1.PersistentVolumeClaim) {
-	d, ok := t.demandOf(claim)
-	if !ok || claim.Annotations[annInstance] != t.instances.id {
+	d, ok := t.demandOf(&waitingClaim{claim: claim, size: requested(claim)})
+	if !ok || claim.Annotations[annInstance] != t.instances.id ||
+		!slices.ContainsFunc(t.instances.others(), func(other instance) bool { return other.fits(d) }) {
 		return
 	}
-	for _, other := range t.instances.others() {
-		if room, has := other.roomFor(d); has && room >= d.size {
-			t.mu.Lock()
-			if p := t.pending[claim.UID]; p != nil {
-				p.passed = t.now()
-			}
-			t.mu.Unlock()
-			free := claim.DeepCopy()
-			delete(free.Annotations, annInstance)
-			if _, err := t.client.CoreV1().PersistentVolumeClaims(claim.Namespace).Update(ctx, free, metav1.UpdateOptions{}); err != nil {
-				t.log.Debug("cannot pass on a claim", "claim", claim.Namespace+"/"+claim.Name, "err", err)
-			}
-			return
-		}
+	t.mu.Lock()
+	if p := t.pending[claim.UID]; p != nil {
+		p.until = t.now().Add(takeAgain)
+	}
+	t.mu.Unlock()
+	free := claim.DeepCopy()
+	delete(free.Annotations, annInstance)
+	if _, err := t.client.CoreV1().PersistentVolumeClaims(claim.Namespace).Update(ctx, free, metav1.UpdateOptions{}); err != nil {
+		t.log.Debug("cannot pass on a claim", "claim", claim.Namespace+"/"+claim.Name, "err", err)
 	}
 }
 

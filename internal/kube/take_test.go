@@ -1,10 +1,12 @@
 package kube
 
 import (
+	"strconv"
 	"testing"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -30,31 +32,70 @@ func newCrowd(t *testing.T, claims ...runtime.Object) *crowd {
 	c := &crowd{t: t, client: newClient(claims...), clock: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)}
 	factory := informers.NewSharedInformerFactory(c.client, 0)
 	classes := factory.Storage().V1().StorageClasses()
-	if err := classes.Informer().GetStore().Add(newClass()); err != nil {
-		t.Fatal(err)
+	for _, change := range []func(*storagev1.StorageClass){
+		func(*storagev1.StorageClass) {},
+		func(c *storagev1.StorageClass) { c.Name, c.Parameters = "nowhere", map[string]string{"pool": "none"} },
+		func(c *storagev1.StorageClass) {
+			c.Name, c.VolumeBindingMode = "waits", new(storagev1.VolumeBindingWaitForFirstConsumer)
+		},
+		func(c *storagev1.StorageClass) { c.Name, c.Provisioner = "other", "example.com/other" },
+	} {
+		class := newClass()
+		change(class)
+		if err := classes.Informer().GetStore().Add(class); err != nil {
+			t.Fatal(err)
+		}
 	}
-	room := func(n int64) map[string]int64 { return map[string]int64{"export": n} }
-	i := newInstances(provisioned, func() instance { return instance{id: "b", node: "nb", room: room(200)} })
+	i := newInstances(provisioned, func() instance { return with("b", "nb", 200) })
 	i.now = func() time.Time { return c.clock }
 	c.taker = newTaker(c.client, i, classes.Lister(), quiet())
 	c.now = i.now
 	c.began = c.clock.Add(-time.Minute)
 	c.renew("a", 300)
+	c.renew("b", 200)
 	c.renew("c", 100)
+	c.clock = c.clock.Add(time.Minute) // they joined long ago
+	c.pass(0)
 	return c
 }
 
-// renew is the other instance's sign of life.
-func (c *crowd) renew(id string, room int64) {
-	i := instance{id: id, node: "n" + id, room: map[string]int64{"export": room}}
-	c.instances.handler().OnUpdate(nil, leaseOf(c.t, i, provisioned, "host", c.clock))
+// renew is an instance's sign of life.
+func (c *crowd) renew(id string, free int64) {
+	c.instances.handler().OnUpdate(nil, leaseOf(c.t, with(id, "n"+id, free), provisioned, "host", c.clock))
 }
 
-// pass lets time pass in which the others renew their Leases.
-func (c *crowd) pass(d time.Duration) {
-	c.clock = c.clock.Add(d)
-	c.renew("a", 300)
-	c.renew("c", 100)
+// pass lets time pass in which all renew their Leases.
+func (c *crowd) pass(d time.Duration) { c.passWithout(d, "") }
+
+// passWithout is pass, but one of them is not heard of.
+func (c *crowd) passWithout(d time.Duration, silent string) {
+	const often = time.Second
+	for ; ; d -= often {
+		c.clock = c.clock.Add(min(d, often))
+		for id, free := range map[string]int64{"a": 300, "b": 200, "c": 100} {
+			if id != silent {
+				c.renew(id, free)
+			}
+		}
+		if d <= often {
+			return
+		}
+	}
+}
+
+// after gives what is due now and then.
+func (c *crowd) after(d time.Duration) []*waitingClaim {
+	c.due()
+	c.pass(d)
+	return c.due()
+}
+
+// leave lets the others end, and be missed.
+func (c *crowd) leave() {
+	for range 20 {
+		c.clock = c.clock.Add(time.Second)
+		c.renew("b", 200)
+	}
 }
 
 func sized(bytes string) func(*v1.PersistentVolumeClaim) {
@@ -65,6 +106,10 @@ func sized(bytes string) func(*v1.PersistentVolumeClaim) {
 
 func ownedBy(id string) func(*v1.PersistentVolumeClaim) {
 	return func(c *v1.PersistentVolumeClaim) { c.Annotations[annInstance] = id }
+}
+
+func inClass(name string) func(*v1.PersistentVolumeClaim) {
+	return func(c *v1.PersistentVolumeClaim) { c.Spec.StorageClassName = &name }
 }
 
 func claimWith(change ...func(*v1.PersistentVolumeClaim)) *v1.PersistentVolumeClaim {
@@ -110,15 +155,63 @@ func TestClaimThatFitsHereBest(t *testing.T) {
 		c.see(claimWith(withUID("2")))
 		c.wantDue("another is fuller now", 1)
 	})
+	t.Run("what nobody can make fills nobody", func(t *testing.T) {
+		c := newCrowd(t)
+		c.see(claimWith(withUID("1"), ownedBy("b"), sized("9Ei")))
+		c.see(claimWith(withUID("2"), ownedBy("a"), sized("150")))
+		c.see(claimWith(withUID("3")))
+		c.wantDue("another is fuller now", 1)
+	})
+	t.Run("what was made fills them", func(t *testing.T) {
+		c := newCrowd(t)
+		c.see(claimWith(withUID("1"), sized("150")))
+		c.see(claimWith(withUID("1"), sized("150"), ownedBy("a"), boundTo("pv")))
+		c.see(claimWith(withUID("2")))
+		c.wantDue("though it did not tell yet", 1)
+	})
 	t.Run("what we took fills us", func(t *testing.T) {
 		c := newCrowd(t)
 		c.see(claimWith(withUID("1"), ownedBy("a"), sized("150")))
 		for _, uid := range []string{"2", "3", "4"} {
 			c.see(claimWith(withUID(uid)))
 		}
-		// 200 here, 150 there: after one of 50 both are the same, and "a" comes first.
-		c.wantDue("of three", 1)
+		// 200 here, 150 there: after one of 50 both are the same, and "a" comes first;
+		// then it is our turn again.
+		c.wantDue("of three", 2)
 	})
+}
+
+// They do not have to wait for each other.
+func TestClaimsAreSharedAtOnce(t *testing.T) {
+	const claims = 30
+	taken := make(map[types.UID]string)
+	for _, id := range []string{"a", "b", "c"} {
+		c := newCrowd(t)
+		c.instances.id = id
+		for n := range claims {
+			c.see(claimWith(withUID(strconv.Itoa(n)), sized("10")))
+		}
+		for _, p := range c.due() {
+			if other := taken[p.claim.UID]; other != "" {
+				t.Errorf("claim %s is %s's and %s's", p.claim.UID, other, id)
+			}
+			taken[p.claim.UID] = id
+		}
+	}
+	if len(taken) != claims {
+		t.Errorf("of %d claims %d are taken", claims, len(taken))
+	}
+}
+
+// Nobody else says why it stays Pending.
+func TestClaimThatNobodyCanServeIsTakenAllTheSame(t *testing.T) {
+	c := newCrowd(t)
+	c.see(claimWith(inClass("nowhere")))
+	if got := c.after(takePatience - time.Second); len(got) > 0 {
+		t.Error("it is taken before its time")
+	}
+	c.pass(time.Second)
+	c.wantDue("when the first one did not take it", 1)
 }
 
 func TestClaimsThatAreNotToBeTaken(t *testing.T) {
@@ -131,6 +224,8 @@ func TestClaimsThatAreNotToBeTaken(t *testing.T) {
 		"taken by one that acts":  claimWith(ownedBy("a")),
 		"taken by us":             claimWith(ownedBy("b")),
 		"bigger, fits elsewhere":  claimWith(sized("250")),
+		"its pod has no node yet": claimWith(inClass("waits")),
+		"its class is another's":  claimWith(inClass("other")),
 		"for the node of another": claimWith(func(p *v1.PersistentVolumeClaim) { p.Annotations[annSelectedNode] = "nc" }),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -145,10 +240,7 @@ func TestClaimOfAnInstanceThatEnded(t *testing.T) {
 	c := newCrowd(t)
 	c.see(claimWith(ownedBy("a")))
 	c.wantDue("while it acts", 0)
-	for range 3 { // "a" renews no more
-		c.clock = c.clock.Add(5 * time.Second)
-		c.renew("c", 100)
-	}
+	c.passWithout(17*time.Second, "a")
 	c.wantDue("when its Lease ran out", 1)
 	c.renew("a", 300)
 	c.wantDue("when it is back", 0)
@@ -165,26 +257,61 @@ func TestNewcomerLeavesClaimsToThoseBefore(t *testing.T) {
 
 func TestAloneThereIsNoNeedToTake(t *testing.T) {
 	c := newCrowd(t)
-	c.clock = c.clock.Add(time.Hour) // the others are gone
+	c.see(claimWith(withUID("before")))
+	c.wantDue("with others", 0)
+	c.leave()
 	claim := claimWith()
 	if !c.mine(claim) {
 		t.Error("a claim that nobody took is not ours though we are alone")
 	}
-	c.see(claim)
-	c.wantDue("at once", 0)
+	c.wantDue("seen when we were not alone", 1)
 	c.clock = c.clock.Add(takeAlone)
-	c.wantDue("after a while, in case that we were not alone", 1)
+	c.renew("b", 200)
+	c.see(claim)
+	c.wantDue("seen when we were alone", 1)
+	c.see(claimWith(withUID("gone"), ownedBy("a")))
+	c.wantDue("taken by one that ended", 2)
+	c.see(claimWith(withUID("ours"), ownedBy("b")))
+	c.wantDue("taken by us", 2)
+}
+
+// It may have come because this one is full.
+func TestWhoJoinsIsGivenTime(t *testing.T) {
+	c := newCrowd(t)
+	c.leave()
+	c.clock = c.clock.Add(takeAlone)
+	c.renew("b", 200)
+	c.see(claimWith())
+	c.wantDue("alone", 0)
+	c.clock = c.clock.Add(time.Hour)
+	c.renew("b", 200)
+	c.renew("a", 300)
+	c.renew("c", 100)
+	c.wantDue("when others join", 0)
+	c.pass(takePatience)
+	c.wantDue("when they do not take it", 1)
+}
+
+// After a pause of ours nobody was heard of, and nobody ended.
+func TestNothingIsTakenFromOthersAfterAPause(t *testing.T) {
+	c := newCrowd(t)
+	c.see(claimWith(ownedBy("a")))
+	c.clock = c.clock.Add(time.Hour)
+	c.wantDue("after a pause", 0)
+	if c.mine(claimWith()) {
+		t.Error("after a pause we believe that we are alone")
+	}
 }
 
 func TestMine(t *testing.T) {
 	c := newCrowd(t)
-	for owner, want := range map[string]struct{ mine, may bool }{"": {false, true}, "b": {true, true}, "a": {false, false}, "gone": {false, false}} {
+	for owner, want := range map[string]bool{"": false, "b": true, "a": false, "gone": false} {
 		claim := claimWith()
 		if owner != "" {
 			ownedBy(owner)(claim)
 		}
-		if c.mine(claim) != want.mine || c.mayBeMine(claim) != want.may {
-			t.Errorf("owner %q: mine is %t, may be %t; want %+v", owner, c.mine(claim), c.mayBeMine(claim), want)
+		if c.mine(claim) != want {
+			t.Errorf("owner %q: mine is %t", owner, !want)
 		}
 	}
 }
@@ -201,7 +328,8 @@ func owner(t *testing.T, client *fake.Clientset) string {
 func TestTake(t *testing.T) {
 	claim := claimWith()
 	c := newCrowd(t, claim)
-	c.take(t.Context(), claim)
+	c.see(claim)
+	c.takeAll(t.Context(), c.after(takePatience))
 	if got := owner(t, c.client); got != "b" {
 		t.Errorf("the claim is %q's, want b's", got)
 	}
@@ -216,10 +344,50 @@ func TestTakenByAnotherMeanwhile(t *testing.T) {
 	c.client.PrependReactor("update", "persistentvolumeclaims", func(kubetest.Action) (bool, runtime.Object, error) {
 		return true, nil, apierrors.NewConflict(v1.Resource("persistentvolumeclaims"), "data", nil)
 	})
-	c.take(t.Context(), claim) // and no panic, no endless loop
+	c.see(claim)
+	c.takeAll(t.Context(), c.after(takePatience)) // and no panic, no endless loop
 	if got := owner(t, c.client); got != "" {
 		t.Errorf("the claim is %q's", got)
 	}
+}
+
+func TestTakenByAnotherSinceItWasDue(t *testing.T) {
+	claim := claimWith()
+	c := newCrowd(t, claim)
+	c.see(claim)
+	due := c.after(takePatience)
+	c.see(claimWith(ownedBy("a")))
+	c.takeAll(t.Context(), due)
+	if got := owner(t, c.client); got != "" {
+		t.Errorf("the claim is %q's", got)
+	}
+}
+
+// One that the API server refuses must neither be tried all the time nor keep us
+// from the others.
+func TestClaimThatCannotBeTakenIsPutOff(t *testing.T) {
+	bad, good := claimWith(withUID("1")), claimWith(withUID("2"))
+	bad.Name, bad.CreationTimestamp = "bad", metav1.Unix(0, 0)
+	good.CreationTimestamp = metav1.Unix(1, 0)
+	c := newCrowd(t, bad, good)
+	tries := 0
+	c.client.PrependReactor("update", "persistentvolumeclaims", func(action kubetest.Action) (bool, runtime.Object, error) {
+		if action.(kubetest.UpdateAction).GetObject().(*v1.PersistentVolumeClaim).Name != "bad" {
+			return false, nil, nil
+		}
+		tries++
+		return true, nil, errAPI
+	})
+	c.see(bad)
+	c.see(good)
+	c.takeAll(t.Context(), c.after(takePatience))
+	c.takeAll(t.Context(), c.due())
+	if got := owner(t, c.client); got != "b" || tries != 1 {
+		t.Errorf("the good one is %q's, want b's; the bad one was tried %d times", got, tries)
+	}
+	c.wantDue("at once", 0)
+	c.pass(takeRefuse)
+	c.wantDue("later", 1)
 }
 
 func TestClaimThatDoesNotFitIsPassedOn(t *testing.T) {

@@ -36,7 +36,7 @@ func (f *FrontEnd) runTerm(ctx context.Context, cluster string, r rights) {
 	// Half of an object's size in memory is the account of who set which field.
 	factory := informers.NewSharedInformerFactoryWithOptions(f.client, controller.DefaultResyncPeriod, informers.WithTransform(stripManagedFields))
 	neighbours := newInstances(f.o.Provisioner, func() instance { return f.self(ctx) })
-	neighbours.blind = !r.neighbours
+	neighbours.blind = r.blind()
 	taker := newTaker(f.client, neighbours, factory.Storage().V1().StorageClasses().Lister(), f.o.Log)
 	p := &provisioner{
 		client: f.client, pools: f.o.Pools, cluster: cluster, address: f.address, taker: taker,
@@ -195,5 +195,8 @@ func (p *provisioner) wanted(ctx context.Context, pool *Pool, v volume.Volume) (
 	case !apierrors.IsNotFound(err):
 		return false, fmt.Errorf("reading PersistentVolume %s: %w", v.Name, err)
 	}
-	return claimWants(ctx, p.client, v.Claim, v.Name.String(), p.taker.mayBeMine, metav1.GetOptions{})
+	// Also a claim that another instance has taken: until a PersistentVolume of that one
+	// is there, saving ours may be under way, and without its data it would be bound.
+	anybodys := func(*v1.PersistentVolumeClaim) bool { return true }
+	return claimWants(ctx, p.client, v.Claim, v.Name.String(), anybodys, metav1.GetOptions{})
 }

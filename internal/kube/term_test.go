@@ -253,6 +253,7 @@ func TestWhetherAVolumeIsWanted(t *testing.T) {
 	}{
 		{"nobody knows it", nil, "", false, nil},
 		{"its claim waits for it", []runtime.Object{newClaim()}, "", true, nil},
+		{"its claim waits, and another instance has taken it", []runtime.Object{claimWith(ownedBy("other"))}, "", true, nil},
 		{"its claim is bound to it", []runtime.Object{bound}, "", true, nil},
 		{"its PersistentVolume exists, the claim is gone", []runtime.Object{newVolume("local", "local-instance", volumeName)}, "", true, nil},
 		{"a PersistentVolume does not say whose it is", []runtime.Object{unsaid}, "", true, nil},

@@ -43,22 +43,32 @@ func (t *tally) read() (volumes int, bytes int64) {
 	return len(t.sizes), t.bytes
 }
 
-// Room is how many bytes of the pool are neither used nor promised to a volume;
-// 0 if it may have no more volumes. A pool whose backend cannot tell has no bounds.
-func (m *Manager) Room(ctx context.Context) (int64, error) {
+// Room is what a pool has left, in bytes.
+type Room struct {
+	// Free is what is not used. A volume that is bigger cannot be made.
+	Free int64
+	// Unpromised is what is neither used nor promised to a volume. It is below 0 in a
+	// pool that has promised more than there is, as it may.
+	Unpromised int64
+}
+
+// Room tells what the pool has left: nothing is free if it may have no more volumes.
+// A pool whose backend cannot tell has no bounds.
+func (m *Manager) Room(ctx context.Context) (Room, error) {
 	volumes, promised := m.tally.read()
+	r := Room{Free: math.MaxInt64, Unpromised: math.MaxInt64}
+	if m.meter != nil {
+		c, err := m.meter.Capacity(ctx)
+		if err != nil {
+			return Room{}, fmt.Errorf("measuring pool %s: %w", m.pool.Name, err)
+		}
+		r.Free = toInt64(c.Available)
+		r.Unpromised = min(r.Free, toInt64(c.Total)-promised)
+	}
 	if m.pool.MaxVolumes > 0 && volumes >= m.pool.MaxVolumes {
-		return 0, nil
+		r.Free = 0
 	}
-	if m.meter == nil {
-		return math.MaxInt64, nil
-	}
-	c, err := m.meter.Capacity(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("measuring pool %s: %w", m.pool.Name, err)
-	}
-	total, available := toInt64(c.Total), toInt64(c.Available)
-	return max(0, min(available, total-promised)), nil
+	return r, nil
 }
 
 // toInt64 bounds what file systems report: some say 8 EiB and more.
