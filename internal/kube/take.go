@@ -32,6 +32,9 @@ const (
 	// the API server did not let us take for that.
 	takeAgain  = time.Minute
 	takeRefuse = 10 * time.Second
+	// A claim whose owner had it for this time most likely cannot be served at all,
+	// and does not count as room that is promised.
+	takeServed = time.Minute
 	takeEvery  = time.Second
 	takeAtMost = 50 * time.Millisecond // between two rounds
 )
@@ -66,6 +69,7 @@ type waitingClaim struct {
 	size  int64     // bytes
 	seen  time.Time // at first
 	free  time.Time // since when it is nobody's who acts; zero: it is somebody's
+	held  time.Time // since when it is somebody's; zero: it is not
 	until time.Time // when we may take it again
 }
 
@@ -169,7 +173,7 @@ func (t *taker) takeAll(ctx context.Context, due []*waitingClaim) {
 // order. All instances go through the claims in the same way, so that each of them
 // knows whose the others are.
 func (t *taker) due() []*waitingClaim {
-	all := t.instances.all()
+	now, all := t.now(), t.instances.all()
 	byID := make(map[string]instance)
 	for _, i := range all {
 		byID[i.id] = i
@@ -186,7 +190,10 @@ func (t *taker) due() []*waitingClaim {
 			p.free = time.Time{} // the library has it
 		case acts:
 			p.free = time.Time{}
-			if ok {
+			if p.held.IsZero() {
+				p.held = now
+			}
+			if ok && now.Sub(p.held) < takeServed {
 				i.promise(d)
 			}
 		case ok && (owner == "" || !t.instances.blind):
@@ -213,7 +220,7 @@ func (t *taker) choose(free []*waitingClaim, all []instance) []*waitingClaim {
 	var first, late []*waitingClaim
 	for _, p := range free {
 		if p.free.IsZero() {
-			p.free = now
+			p.free, p.held = now, time.Time{}
 		}
 		d, _ := t.demandOf(p)
 		best := slices.MinFunc(all, d.compare)

@@ -162,6 +162,15 @@ func TestClaimThatFitsHereBest(t *testing.T) {
 		c.see(claimWith(withUID("3")))
 		c.wantDue("another is fuller now", 1)
 	})
+	t.Run("what its owner does not get done fills nobody", func(t *testing.T) {
+		c := newCrowd(t)
+		c.see(claimWith(withUID("1"), ownedBy("b"), sized("200")))
+		c.wantDue("a claim of ours", 0)
+		c.pass(takeServed)
+		c.see(claimWith(withUID("2"), ownedBy("a"), sized("150")))
+		c.see(claimWith(withUID("3")))
+		c.wantDue("another is fuller", 1)
+	})
 	t.Run("what was made fills them", func(t *testing.T) {
 		c := newCrowd(t)
 		c.see(claimWith(withUID("1"), sized("150")))

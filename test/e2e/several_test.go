@@ -46,7 +46,6 @@ func (s *site) several(sizes ...string) []*member {
 		s.must(os.Mkdir(own.options.Root, 0o755))
 		own.mountMemory(size)
 		own.options.Env = []string{fmt.Sprintf("NODE_NAME=n%d", i)}
-		own.options.Config = "" // no scavenging within the test, unless it says so
 		all = append(all, &member{Berth: own.begin(own.options), site: &own})
 	}
 	for _, m := range all {
