@@ -109,7 +109,7 @@ func (i *instances) others() []instance {
 	var live []instance
 	for _, seen := range i.leases {
 		if seen.id != i.id && i.acting(seen) {
-			live = append(live, seen.instance.clone())
+			live = append(live, seen.clone())
 		}
 	}
 	if len(live) > 0 {
@@ -135,7 +135,7 @@ func (i *instances) told() (us instance, ok bool) {
 	defer i.mu.Unlock()
 	for _, seen := range i.leases {
 		if seen.id == i.id && seen.serves {
-			return seen.instance.clone(), true
+			return seen.clone(), true
 		}
 	}
 	return instance{}, false
