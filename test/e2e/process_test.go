@@ -72,7 +72,7 @@ func awaitEnd(pids []int) (left error) {
 }
 
 // running says whether the process still does something: a zombie has ended, and
-// waits for its new parent only.
+// waits for its new parent only, but for other threads, which hold its files open.
 func running(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -80,5 +80,9 @@ func running(pid int) bool {
 	}
 	// "pid (command) state …", and the command may hold a parenthesis.
 	_, state, found := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " ")
-	return err != nil || !found || !strings.HasPrefix(state, "Z") && !strings.HasPrefix(state, "X")
+	if err != nil || !found || !strings.HasPrefix(state, "Z") && !strings.HasPrefix(state, "X") {
+		return true
+	}
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	return err == nil && len(threads) > 1 // else the process is gone
 }
