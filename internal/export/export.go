@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 )
 
@@ -49,6 +50,18 @@ func NumberFSID(n ID) FSID {
 func (f FSID) String() string {
 	h := hex.EncodeToString(f[:])
 	return strings.Join([]string{h[:8], h[8:12], h[12:16], h[16:20], h[20:]}, "-")
+}
+
+// Number gives the small number that f stands for, if both its halves (as NFSv4
+// has them: two unsigned numbers of 64 bits, RFC 7530 section 2.2.5) are the same
+// one, from 1 to 65535. Volumes that nfs-provisioner made have such an identity:
+// "Filesystem_id = N.N" for NFS-Ganesha, "fsid=N" for the kernel's server.
+func (f FSID) Number() (n uint16, ok bool) {
+	major, minor := binary.BigEndian.Uint64(f[:8]), binary.BigEndian.Uint64(f[8:])
+	if major != minor || major == 0 || major > math.MaxUint16 {
+		return 0, false
+	}
+	return uint16(major), true
 }
 
 // MarshalText gives the form of String.

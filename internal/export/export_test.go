@@ -48,6 +48,26 @@ func TestFSIDRefusesWhatIsNotAUUID(t *testing.T) {
 	}
 }
 
+func TestNumberOfAnFSID(t *testing.T) {
+	for text, want := range map[string]uint16{
+		"00000000-0000-0001-0000-000000000001": 1,
+		"00000000-0000-0098-0000-000000000098": 152,
+		"00000000-0000-ffff-0000-00000000ffff": 65535,
+		"00000000-0000-0000-0000-000000000000": 0, // to the kernel's server fsid=0 is the root of all
+		"00000000-0001-0000-0000-000000010000": 0,
+		"00000000-0000-0001-0000-000000000002": 0,
+		"be131624-4b02-c581-495d-4d2414c816d9": 0,
+	} {
+		var f export.FSID
+		if err := f.UnmarshalText([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		if got, ok := f.Number(); got != want || ok != (want != 0) {
+			t.Errorf("%s stands for %d, %t; want %d", text, got, ok, want)
+		}
+	}
+}
+
 func FuzzFSID(f *testing.F) {
 	f.Add("00000000-0000-0000-0000-000000000000")
 	f.Add("0123456789abcdefABCDEF0123456789")

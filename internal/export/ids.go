@@ -89,6 +89,14 @@ func (s *IDs) Pass(last ID) {
 	s.next = max(s.next, int(last)+1)
 }
 
+// Avoid keeps id from being given out, in this run: somebody else uses it at the
+// server.
+func (s *IDs) Avoid(id ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.used[id] = true
+}
+
 // Compact writes the file anew, once all records have reserved theirs. An id
 // below "next" that is neither in use nor listed was lost to a crash: nobody
 // knows when it was freed, so it goes to the end of the queue.
@@ -139,6 +147,12 @@ func (s *IDs) Compact() error {
 func (s *IDs) Take() (ID, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for s.next < 1<<16 && s.used[s.next] { // one to avoid
+		s.next++
+	}
+	for len(s.freed) > 0 && s.used[s.freed[0]] {
+		s.freed = s.freed[1:]
+	}
 	if s.next < 1<<16 {
 		if s.next >= s.ahead {
 			// Ahead of use, so that no crash makes a used id look like a new one.

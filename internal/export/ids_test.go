@@ -212,6 +212,24 @@ func TestReserve(t *testing.T) {
 	}
 }
 
+// Ids that somebody else uses at the server are passed over, new ones and freed ones,
+// and the others are not lost by that.
+func TestAvoidedIDsAreNotGivenOut(t *testing.T) {
+	path := idFile(t)
+	s := startIDs(t, path)
+	s.Avoid(2)
+	s.Avoid(lastID)
+	for _, want := range []export.ID{1, 3, 4} {
+		if got := take(t, s); got != want {
+			t.Errorf("took %d, want %d", got, want)
+		}
+	}
+	s = startIDs(t, path, allBut(7, 8, 9)...)
+	s.Avoid(8)
+	wantTakes(t, s, 7, 9)
+	wantTakes(t, startIDs(t, path, allBut(7, 8, 9)...), 8, 7, 9) // in the order in which they were last in use
+}
+
 func TestIDsBehindAReservedOneAreNew(t *testing.T) {
 	s := startIDs(t, idFile(t), 1, 500)
 	if got := take(t, s); got != 501 {
