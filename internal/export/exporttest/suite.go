@@ -22,6 +22,8 @@ type Target struct {
 	export.Server
 	Address string // host:port of its NFSv4
 	Dir     string // a folder on a file system that it can export
+	// SamePath: clients can mount a directory by its own path only.
+	SamePath bool
 	// Crash ends the server as a crash would; it has to come back by itself.
 	Crash func(t *testing.T)
 }
@@ -66,7 +68,15 @@ func newExport(t *testing.T, target Target, id export.ID) export.Export {
 	if err := os.Chmod(dir, 0o777); err != nil { // past the umask
 		t.Fatal(err)
 	}
-	return export.Export{ID: id, FSID: export.NewFSID(dir), Dir: dir, Path: "/contract/" + name, Squash: export.SquashNone}
+	return export.Export{ID: id, FSID: export.NewFSID(dir), Dir: dir, Path: target.path(name), Squash: export.SquashNone}
+}
+
+// path is what clients mount of the directory name in target.Dir.
+func (target Target) path(name string) string {
+	if target.SamePath {
+		return filepath.Join(target.Dir, name)
+	}
+	return "/contract/" + name
 }
 
 func publish(t *testing.T, target Target, e export.Export) {
@@ -337,7 +347,7 @@ func manyAtOnce(t *testing.T, target Target) {
 	all.Wait()
 	client := dial(t, target, 0)
 	for id := range export.ID(40) {
-		_, err := client.Stat(t.Context(), fmt.Sprintf("/contract/v%d", id+1))
+		_, err := client.Stat(t.Context(), target.path(fmt.Sprintf("v%d", id+1)))
 		if gone := errors.Is(err, nfs4.ErrNoEnt); gone != (id%2 == 0) || err != nil && !gone {
 			t.Errorf("export %d: got error %v", id+1, err)
 		}

@@ -26,24 +26,30 @@ const (
 // bus is a connection to one run of Ganesha.
 type bus struct {
 	conn   *dbus.Conn
-	runDir string
-	log    *recentLines
+	folder string       // for files that Ganesha reads
+	log    *recentLines // nil if it is not known what Ganesha logs
+	shared bool         // with others, who have exports of their own
 }
 
-func dialBus(ctx context.Context, socket, runDir string, log *recentLines) (*bus, error) {
+func dialBus(ctx context.Context, socket, folder string, log *recentLines) (*bus, error) {
 	conn, err := dbus.Connect("unix:path=" + socket)
 	if err != nil {
 		return nil, err
 	}
-	var owned bool
-	err = conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.NameHasOwner", 0, busName).Store(&owned)
+	owned, err := isOnBus(ctx, conn)
 	if err == nil && !owned {
 		err = errors.New("ganesha is not on the bus yet")
 	}
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	return &bus{conn: conn, runDir: runDir, log: log}, nil
+	return &bus{conn: conn, folder: folder, log: log}, nil
+}
+
+// isOnBus says whether a Ganesha is.
+func isOnBus(ctx context.Context, conn *dbus.Conn) (owned bool, err error) {
+	err = conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.NameHasOwner", 0, busName).Store(&owned)
+	return owned, err
 }
 
 func (b *bus) close() error { return b.conn.Close() }
@@ -63,6 +69,17 @@ func refused(err error) bool {
 
 // add adds an export that is not there yet. Ganesha reads it from a file.
 func (b *bus) add(ctx context.Context, e export.Export) error {
+	if b.shared {
+		switch dir, has, err := b.dirOf(ctx, e.ID); {
+		case err != nil:
+			return err
+		case has && dir == e.Dir: // it came with the configuration just now
+			return b.update(ctx, e)
+		case has:
+			return fmt.Errorf("%w: %s: its export id %d is that of %s, which is not Berth's: give that one another Export_Id",
+				export.ErrRefused, e.Dir, e.ID, dir)
+		}
+	}
 	return b.fromFile(ctx, "AddExport", e)
 }
 
@@ -72,11 +89,11 @@ func (b *bus) update(ctx context.Context, e export.Export) error {
 }
 
 func (b *bus) fromFile(ctx context.Context, method string, e export.Export) error {
-	block, err := exportBlock(e)
+	block, err := exportBlock(e, b.shared)
 	if err != nil {
 		return err
 	}
-	file := filepath.Join(b.runDir, fmt.Sprintf("export-%d.conf", e.ID))
+	file := filepath.Join(b.folder, fmt.Sprintf("export-%d.conf", e.ID))
 	if err := os.WriteFile(file, block, 0o600); err != nil {
 		return fmt.Errorf("%w: %w", export.ErrUnavailable, err)
 	}
@@ -93,38 +110,55 @@ func (b *bus) fromFile(ctx context.Context, method string, e export.Export) erro
 	case method == "AddExport" && !strings.HasPrefix(answer, "1 exports added"), strings.Contains(answer, "Errors found"):
 		// Also of success it is to be read what it was: nothing may have been added,
 		// or the export without what was not understood.
-		return errors.Join(fmt.Errorf("%w: %s of %s: %s", export.ErrRefused, method, e.Dir, answer), b.remove(ctx, e.ID))
+		return errors.Join(fmt.Errorf("%w: %s of %s: %s", export.ErrRefused, method, e.Dir, answer), b.remove(ctx, e))
 	}
 	return nil
 }
 
 // remove removes an export, or finds that it is not there.
-func (b *bus) remove(ctx context.Context, id export.ID) error {
+func (b *bus) remove(ctx context.Context, e export.Export) error {
+	if b.shared {
+		dir, has, err := b.dirOf(ctx, e.ID)
+		if err != nil || !has || dir != e.Dir { // gone, and its id is somebody else's by now
+			return err
+		}
+	}
 	mark := b.log.mark()
-	err := b.call(ctx, "RemoveExport", uint16(id)).Err
+	err := b.call(ctx, "RemoveExport", uint16(e.ID)).Err
 	if !refused(err) {
 		return err
 	}
 	// The same error stands for "there is no such export" and for "it cannot be
 	// removed": ask for it.
-	has, hasErr := b.has(ctx, id)
+	_, has, hasErr := b.dirOf(ctx, e.ID)
 	if hasErr == nil && !has {
 		return nil
 	}
-	return errors.Join(fmt.Errorf("RemoveExport of %d: %w: %s", id, err, b.log.since(mark)), hasErr)
+	return errors.Join(fmt.Errorf("RemoveExport of %d: %w: %s", e.ID, err, b.log.since(mark)), hasErr)
 }
 
-func (b *bus) has(ctx context.Context, id export.ID) (bool, error) {
-	err := b.call(ctx, "DisplayExport", uint16(id)).Err
-	if refused(err) {
-		return false, nil
+// dirOf is the directory of an export that Ganesha has.
+func (b *bus) dirOf(ctx context.Context, id export.ID) (dir string, has bool, err error) {
+	call := b.call(ctx, "DisplayExport", uint16(id))
+	if refused(call.Err) {
+		return "", false, nil
 	}
-	return err == nil, err
+	if call.Err != nil {
+		return "", false, call.Err
+	}
+	if len(call.Body) < 2 {
+		return "", false, fmt.Errorf("DisplayExport: answer of %d values", len(call.Body))
+	}
+	dir, ok := call.Body[1].(string)
+	if !ok {
+		return "", false, fmt.Errorf("DisplayExport: directory of type %T", call.Body[1])
+	}
+	return dir, true, nil
 }
 
-// ids are the exports that Ganesha has, without the root of its pseudo file
-// system, which is export 0.
-func (b *bus) ids(ctx context.Context) (map[export.ID]bool, error) {
+// exports are the directories that Ganesha exports, by id, without the root of its
+// pseudo file system, which is export 0.
+func (b *bus) exports(ctx context.Context) (map[export.ID]string, error) {
 	call := b.call(ctx, "ShowExports")
 	if call.Err != nil {
 		return nil, fmt.Errorf("ShowExports: %w", call.Err)
@@ -136,15 +170,19 @@ func (b *bus) ids(ctx context.Context) (map[export.ID]bool, error) {
 	if !ok {
 		return nil, fmt.Errorf("ShowExports: answer of type %T", call.Body[1])
 	}
-	ids := make(map[export.ID]bool, len(exports))
+	dirs := make(map[export.ID]string, len(exports))
 	for _, e := range exports {
-		id, ok := e[0].(uint16)
-		if !ok {
-			return nil, fmt.Errorf("ShowExports: id of type %T", e[0])
+		if len(e) < 2 {
+			return nil, fmt.Errorf("ShowExports: an export of %d values", len(e))
+		}
+		id, isID := e[0].(uint16)
+		dir, isDir := e[1].(string)
+		if !isID || !isDir {
+			return nil, fmt.Errorf("ShowExports: an export of types %T and %T", e[0], e[1])
 		}
 		if id != 0 {
-			ids[export.ID(id)] = true
+			dirs[export.ID(id)] = dir
 		}
 	}
-	return ids, nil
+	return dirs, nil
 }

@@ -74,8 +74,9 @@ const minLease = 20 * time.Second
 // with n²: a block has as few words as possible, and what is the same for all
 // stands in EXPORT_DEFAULTS. (With every option in every block 5,000 exports took
 // 15 s to read; like this, 8 s.) The FSAL cannot stand there: without its name an
-// export is passed over in silence.
-func exportBlock(e export.Export) ([]byte, error) {
+// export is passed over in silence. A Ganesha whose configuration is not ours has
+// other defaults: a block that is alone says all of it.
+func exportBlock(e export.Export, alone bool) ([]byte, error) {
 	for _, path := range []string{e.Dir, e.Path} {
 		if err := checkPath(path); err != nil {
 			return nil, fmt.Errorf("%w: export %d: %w", export.ErrRefused, e.ID, err)
@@ -83,11 +84,20 @@ func exportBlock(e export.Export) ([]byte, error) {
 	}
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "EXPORT { Export_Id = %d; Path = %s; Pseudo = %s; Filesystem_Id = %s;", e.ID, quote(e.Dir), quote(e.Path), filesystemID(e.FSID))
-	if e.Squash == export.SquashRoot {
-		b.WriteString(" Squash = Root_Squash;")
+	if alone {
+		fmt.Fprintf(&b, " SecType = sys; Anonymous_Uid = %d; Anonymous_Gid = %d;", anonymousID, anonymousID)
 	}
-	if !e.Clients.All() {
+	switch {
+	case e.Squash == export.SquashRoot:
+		b.WriteString(" Squash = Root_Squash;")
+	case alone:
+		b.WriteString(" Squash = No_Root_Squash;")
+	}
+	switch {
+	case !e.Clients.All():
 		fmt.Fprintf(&b, " Access_Type = None; CLIENT { Clients = %s; Access_Type = RW; }", strings.Join(e.Clients.List(), ", "))
+	case alone:
+		b.WriteString(" Access_Type = RW;")
 	}
 	b.WriteString(" FSAL { Name = VFS; } }\n")
 	return b.Bytes(), nil

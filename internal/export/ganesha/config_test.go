@@ -49,7 +49,7 @@ func TestBaseConfig(t *testing.T) {
 func TestExportBlock(t *testing.T) {
 	e := export.Export{ID: 7, Dir: "/srv/a b", Path: "/pool/v", Squash: export.SquashRoot}
 	e.FSID[7], e.FSID[15] = 1, 2
-	got, err := exportBlock(e)
+	got, err := exportBlock(e, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func TestExportBlock(t *testing.T) {
 	if e.Clients, err = export.ParseClients([]string{"10.0.0.0/8", "fd00::1"}); err != nil {
 		t.Fatal(err)
 	}
-	if got, err = exportBlock(e); err != nil {
+	if got, err = exportBlock(e, false); err != nil {
 		t.Fatal(err)
 	}
 	want = strings.Replace(want, " FSAL", " Access_Type = None; CLIENT { Clients = 10.0.0.0/8, fd00::1; Access_Type = RW; } FSAL", 1)
@@ -69,12 +69,32 @@ func TestExportBlock(t *testing.T) {
 	}
 }
 
+// To a Ganesha with defaults of its own everything is said.
+func TestExportBlockThatIsAlone(t *testing.T) {
+	e := export.Export{ID: 7, Dir: "/srv/a", Path: "/pool/v", Squash: export.SquashNone}
+	squashed := e
+	squashed.Squash = export.SquashRoot
+	var err error
+	if squashed.Clients, err = export.ParseClients([]string{"10.0.0.0/8"}); err != nil {
+		t.Fatal(err)
+	}
+	const head = `EXPORT { Export_Id = 7; Path = "/srv/a"; Pseudo = "/pool/v"; Filesystem_Id = 0.0; SecType = sys; Anonymous_Uid = 65534; Anonymous_Gid = 65534; `
+	for want, e := range map[string]export.Export{
+		head + "Squash = No_Root_Squash; Access_Type = RW; FSAL { Name = VFS; } }\n":                                                   e,
+		head + "Squash = Root_Squash; Access_Type = None; CLIENT { Clients = 10.0.0.0/8; Access_Type = RW; } FSAL { Name = VFS; } }\n": squashed,
+	} {
+		if got, err := exportBlock(e, true); err != nil || string(got) != want {
+			t.Errorf("got  %s%v\nwant %s", got, err, want)
+		}
+	}
+}
+
 func FuzzExportBlock(f *testing.F) {
-	f.Add("/srv/a", "/pool/a")
-	f.Add(`/srv/a"; Squash = No_Root_Squash; #`, "/pool/a")
-	f.Add("/srv/a", "/a\n}\nEXPORT { Export_Id = 9; }")
-	f.Fuzz(func(t *testing.T, dir, path string) {
-		block, err := exportBlock(export.Export{ID: 1, Dir: dir, Path: path})
+	f.Add("/srv/a", "/pool/a", true)
+	f.Add(`/srv/a"; Squash = No_Root_Squash; #`, "/pool/a", false)
+	f.Add("/srv/a", "/a\n}\nEXPORT { Export_Id = 9; }", false)
+	f.Fuzz(func(t *testing.T, dir, path string, alone bool) {
+		block, err := exportBlock(export.Export{ID: 1, Dir: dir, Path: path}, alone)
 		if err != nil {
 			if !errors.Is(err, export.ErrRefused) {
 				t.Errorf("got error %v, want %v", err, export.ErrRefused)

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/berth-storage/berth/internal/export/probe"
 	"github.com/berth-storage/berth/internal/run"
 )
 
@@ -213,7 +214,7 @@ func awaitListener(network, address string, limit time.Duration) error {
 // may take long with many exports; it is given up only if a process ends.
 func (s *Server) awaitServing(ctx context.Context, g *group, log *recentLines) (*bus, error) {
 	for {
-		if err := null(ctx, s.o.address(), probeTimeout); err == nil {
+		if err := probe.Null(ctx, s.o.address(), probeTimeout); err == nil {
 			if b, err := dialBus(ctx, s.o.socket(), s.o.RunDir, log); err == nil {
 				return b, nil
 			}
@@ -238,8 +239,8 @@ func (s *Server) watch(ctx context.Context, g *group, b *bus) error {
 			ended <- p
 		}()
 	}
-	probe := time.NewTicker(probeEvery)
-	defer probe.Stop()
+	ticker := time.NewTicker(probeEvery)
+	defer ticker.Stop()
 	failures := 0
 	for {
 		select {
@@ -249,9 +250,9 @@ func (s *Server) watch(ctx context.Context, g *group, b *bus) error {
 			return g.endOf(p)
 		case <-b.conn.Context().Done():
 			return errors.New("the connection to the bus is lost")
-		case <-probe.C:
+		case <-ticker.C:
 		}
-		err := null(ctx, s.o.address(), probeTimeout)
+		err := probe.Null(ctx, s.o.address(), probeTimeout)
 		if err == nil || ctx.Err() != nil {
 			failures = 0
 			continue

@@ -5,16 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/berth-storage/berth/internal/export"
+	"github.com/berth-storage/berth/internal/export/probe"
 )
 
 const (
@@ -61,22 +60,10 @@ func (o Options) address() string {
 
 // Server is a supervised NFS-Ganesha. It implements export.Server.
 type Server struct {
+	*driver
 	o        Options
 	programs programs
-
-	mu     sync.Mutex
-	want   map[export.ID]export.Export
-	synced chan struct{} // closed by the first Sync: before that there is nothing to serve
-	up     *instance     // nil while there is no server
-	turn   chan struct{} // closed and renewed whenever up changes
-}
-
-// instance is one run of the server.
-type instance struct {
-	bus *bus
-	// have is what the server exports, as far as is known: an id whose call had
-	// no clear outcome is in it with the zero Export.
-	have map[export.ID]export.Export
+	synced   chan struct{} // closed by the first Sync: before that there is nothing to serve
 }
 
 var _ export.Server = (*Server)(nil)
@@ -84,7 +71,7 @@ var _ export.Server = (*Server)(nil)
 // New checks that the programs are installed and the port is free, and makes the
 // folders. The server starts with Run.
 func New(o Options) (*Server, error) {
-	s := &Server{o: o, want: map[export.ID]export.Export{}, synced: make(chan struct{}), turn: make(chan struct{})}
+	s := &Server{driver: newDriver(), o: o, synced: make(chan struct{})}
 	var err error
 	if s.programs, err = findPrograms(o.NFSv3); err != nil {
 		return nil, err
@@ -183,13 +170,10 @@ var errNotStarted = errors.New("the NFS server could not be started")
 
 // runOnce is one life of the server: all its programs start and end together.
 func (s *Server) runOnce(ctx context.Context) error {
-	s.mu.Lock()
-	want := maps.Clone(s.want)
-	s.mu.Unlock()
 	if err := s.makeRunDir(); err != nil {
 		return err
 	}
-	have, err := s.writeConfig(want)
+	have, err := s.writeConfig(s.wanted())
 	if err != nil {
 		return err
 	}
@@ -226,11 +210,11 @@ func (s *Server) runOnce(ctx context.Context) error {
 
 // writeConfig writes the configuration with all exports in it. One whose
 // directory is missing would stop the server for all: it is left out and told of.
-func (s *Server) writeConfig(want map[export.ID]export.Export) (map[export.ID]export.Export, error) {
+func (s *Server) writeConfig(want map[export.ID]export.Export) (map[export.ID]held, error) {
 	text := baseConfig(s.o)
-	have := make(map[export.ID]export.Export, len(want))
+	have := make(map[export.ID]held, len(want))
 	for id, e := range want {
-		block, err := exportBlock(e)
+		block, err := exportBlock(e, false)
 		if err == nil {
 			_, err = os.Lstat(e.Dir)
 		}
@@ -239,7 +223,7 @@ func (s *Server) writeConfig(want map[export.ID]export.Export) (map[export.ID]ex
 			continue
 		}
 		text = append(text, block...)
-		have[id] = e
+		have[id] = held{Export: e, sure: true}
 	}
 	if err := os.WriteFile(s.o.configFile(), text, 0o600); err != nil {
 		return nil, fmt.Errorf("configuration of the NFS server: %w", err)
@@ -251,13 +235,13 @@ func (s *Server) writeConfig(want map[export.ID]export.Export) (map[export.ID]ex
 // it, and with what was wanted meanwhile. One export that cannot be had is told
 // of and does not keep the others from being served.
 func (s *Server) verify(ctx context.Context, inst *instance, log *recentLines) error {
-	ids, err := inst.bus.ids(ctx)
+	exported, err := inst.bus.exports(ctx)
 	if err != nil {
 		return err
 	}
 	left := 0
 	for id, e := range inst.have {
-		if !ids[id] {
+		if _, has := exported[id]; !has {
 			s.o.Log.Error("the NFS server left an export out", "export", id, "path", e.Dir)
 			delete(inst.have, id)
 			left++
@@ -266,9 +250,9 @@ func (s *Server) verify(ctx context.Context, inst *instance, log *recentLines) e
 	if left > 0 {
 		s.o.Log.Error("exports were left out; the server's log has why", "exports", left, "log", log.since(0))
 	}
-	for id := range ids {
+	for id, dir := range exported {
 		if _, known := inst.have[id]; !known {
-			inst.have[id] = export.Export{}
+			inst.have[id] = held{Export: export.Export{ID: id, Dir: dir}}
 		}
 	}
 	if err := s.align(ctx, inst); err != nil {
@@ -277,171 +261,27 @@ func (s *Server) verify(ctx context.Context, inst *instance, log *recentLines) e
 	return ctx.Err()
 }
 
-func (s *Server) setUp(inst *instance) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.up = inst
-	close(s.turn)
-	s.turn = make(chan struct{})
-}
-
-// Serving says whether the server is up.
-func (s *Server) Serving() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.up != nil
-}
-
 // Answers says whether the server answers a NULL call now, whatever it is about to do.
-func (s *Server) Answers(ctx context.Context) error { return null(ctx, s.o.address(), probeTimeout) }
-
-// await returns the running server, and waits for it if it is being started.
-func (s *Server) await(ctx context.Context) (*instance, error) {
-	limit := time.After(waitForServer)
-	for {
-		s.mu.Lock()
-		up, turn := s.up, s.turn
-		s.mu.Unlock()
-		if up != nil {
-			return up, nil
-		}
-		select {
-		case <-turn:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: %w", export.ErrUnavailable, context.Cause(ctx))
-		case <-limit:
-			return nil, fmt.Errorf("%w: it is not up after %s of waiting", export.ErrUnavailable, waitForServer)
-		}
-	}
+func (s *Server) Answers(ctx context.Context) error {
+	return probe.Null(ctx, s.o.address(), probeTimeout)
 }
 
 // Sync implements export.Server. The first call lets the server start, with want
 // in its configuration, and waits as long as that takes.
 func (s *Server) Sync(ctx context.Context, want []export.Export) error {
-	s.mu.Lock()
-	s.want = make(map[export.ID]export.Export, len(want))
-	for _, e := range want {
-		s.want[e.ID] = e
-	}
-	up, turn := s.up, s.turn
+	up, turn := s.setWant(want)
 	select {
 	case <-s.synced:
 	default:
 		close(s.synced)
 	}
-	s.mu.Unlock()
 	for up == nil {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", export.ErrUnavailable, context.Cause(ctx))
 		case <-turn:
 		}
-		s.mu.Lock()
-		up, turn = s.up, s.turn
-		s.mu.Unlock()
+		up, turn = s.current()
 	}
 	return s.align(ctx, up)
-}
-
-// align brings a running server to what is wanted.
-func (s *Server) align(ctx context.Context, inst *instance) error {
-	s.mu.Lock()
-	want, have := maps.Clone(s.want), maps.Clone(inst.have)
-	s.mu.Unlock()
-	var failed []error
-	for id, e := range have {
-		if w, wanted := want[id]; !wanted || w != e {
-			failed = append(failed, s.withdraw(ctx, inst, id))
-		}
-	}
-	for id, e := range want {
-		if have[id] != e {
-			failed = append(failed, s.publish(ctx, inst, e))
-		}
-	}
-	return errors.Join(failed...)
-}
-
-// Publish implements export.Server.
-func (s *Server) Publish(ctx context.Context, e export.Export) error {
-	inst, err := s.await(ctx)
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	s.want[e.ID] = e // a server that starts from here on has it in its configuration
-	s.mu.Unlock()
-	err = s.publish(ctx, inst, e)
-	if errors.Is(err, export.ErrRefused) {
-		s.mu.Lock()
-		delete(s.want, e.ID)
-		s.mu.Unlock()
-	}
-	return err
-}
-
-func (s *Server) publish(ctx context.Context, inst *instance, e export.Export) error {
-	s.mu.Lock()
-	old, known := inst.have[e.ID]
-	s.mu.Unlock()
-	switch {
-	case known && old == e:
-		return nil
-	case known && old.Dir == e.Dir && old.Path == e.Path && old.FSID == e.FSID:
-		if err := inst.bus.update(ctx, e); err != nil {
-			return err
-		}
-	case known:
-		// The rest of an export cannot be changed while it is there, and an
-		// earlier call whose outcome is unknown may have added anything.
-		if err := s.withdraw(ctx, inst, e.ID); err != nil {
-			return err
-		}
-		fallthrough
-	default:
-		s.setHave(inst, e.ID, export.Export{})
-		if err := inst.bus.add(ctx, e); errors.Is(err, export.ErrRefused) {
-			return errors.Join(err, s.withdraw(ctx, inst, e.ID))
-		} else if err != nil {
-			return err
-		}
-	}
-	s.setHave(inst, e.ID, e)
-	return nil
-}
-
-// Withdraw implements export.Server.
-func (s *Server) Withdraw(ctx context.Context, id export.ID) error {
-	s.mu.Lock()
-	delete(s.want, id) // a server that starts from here on lacks it
-	s.mu.Unlock()
-	// Waiting also when no server is up: the one being started may have been
-	// given the export before it was taken out of want.
-	inst, err := s.await(ctx)
-	if err != nil {
-		return err
-	}
-	return s.withdraw(ctx, inst, id)
-}
-
-func (s *Server) withdraw(ctx context.Context, inst *instance, id export.ID) error {
-	s.mu.Lock()
-	_, known := inst.have[id]
-	s.mu.Unlock()
-	if !known {
-		return nil
-	}
-	if err := inst.bus.remove(ctx, id); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	delete(inst.have, id)
-	s.mu.Unlock()
-	return nil
-}
-
-func (s *Server) setHave(inst *instance, id export.ID, e export.Export) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	inst.have[id] = e
 }
