@@ -82,8 +82,9 @@ func StartNFSD(ctx context.Context, r Runner) error {
 mountpoint -q /proc/fs/nfsd || mount -t nfsd nfsd /proc/fs/nfsd
 pidof rpcbind >/dev/null || rpcbind -w
 pidof rpc.statd >/dev/null || rpc.statd --no-notify
-[ "$(cat /proc/fs/nfsd/threads)" != 0 ] || rpc.nfsd --grace-time 10 --lease-time 10 -V 3 -V 4 -V 4.1 -V 4.2 4
 pidof rpc.mountd >/dev/null || rpc.mountd
+[ "$(cat /proc/fs/nfsd/threads)" = 0 ] || exit 0
+rpc.nfsd --grace-time 10 --lease-time 10 -V 3 -V 4 -V 4.1 -V 4.2 4
 echo Y >/proc/fs/nfsd/v4_end_grace`
 	if _, err := r.Run(ctx, "sh", "-ec", script); err != nil {
 		return fmt.Errorf("starting the kernel's NFS server: %w", err)
