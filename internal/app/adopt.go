@@ -13,6 +13,7 @@ import (
 	"github.com/berth-storage/berth/internal/backend/dir"
 	"github.com/berth-storage/berth/internal/config"
 	"github.com/berth-storage/berth/internal/export"
+	"github.com/berth-storage/berth/internal/export/kernel"
 	"github.com/berth-storage/berth/internal/kube"
 	"github.com/berth-storage/berth/internal/volume"
 )
@@ -21,7 +22,11 @@ const retryAdoption = 2 * time.Second
 
 // predecessor reads what another program left in a pool's root.
 func predecessor(p config.Pool) (*adopt.State, error) {
-	return adopt.ReadNFSProvisioner(p.Dir.Root, "")
+	exports := ""
+	if p.Exporter == config.ExporterKernel {
+		exports = kernel.ExportsFile
+	}
+	return adopt.ReadNFSProvisioner(p.Dir.Root, exports)
 }
 
 // deviceFSIDs says how file handles name file systems: as configured, or else as the
@@ -61,12 +66,12 @@ func (a *app) adopt(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("pool %s: %w", p.config.Name, err)
 		}
-		a.ids.Pass(account.LastID)
+		p.exporter.ids.Pass(account.LastID)
 	}
 	return nil
 }
 
-func (a *app) adoptInto(ctx context.Context, p pool) (dir.Adoption, error) {
+func (a *app) adoptInto(ctx context.Context, p *pool) (dir.Adoption, error) {
 	log := a.log.With("component", "adoption", "pool", p.config.Name)
 	before, err := predecessor(p.config)
 	if err != nil || !before.Found() {

@@ -112,11 +112,12 @@ func (b *before) app(c config.Config) *app {
 	if a.client, err = newClient(c.Kubernetes); err != nil {
 		b.t.Fatal(err)
 	}
-	if a.ids, err = export.OpenIDs(filepath.Join(b.t.TempDir(), "ids")); err != nil {
+	e := &exporter{}
+	if e.ids, err = export.OpenIDs(filepath.Join(b.t.TempDir(), "ids")); err != nil {
 		b.t.Fatal(err)
 	}
 	for _, p := range c.Pools {
-		a.pools = append(a.pools, pool{config: p, backend: open(b.t, p.Dir.Root)})
+		a.pools = append(a.pools, &pool{config: p, backend: open(b.t, p.Dir.Root), exporter: e})
 	}
 	return a
 }
@@ -204,7 +205,7 @@ func TestFirstStartAdopts(t *testing.T) {
 		t.Errorf("account %+v, %v", account, err)
 	}
 	// A new volume must not get the id of what is left alone.
-	if id, err := a.ids.Take(); id != 41 || err != nil {
+	if id, err := a.pools[0].exporter.ids.Take(); id != 41 || err != nil {
 		t.Errorf("a new volume gets the export id %d, %v; want 41", id, err)
 	}
 

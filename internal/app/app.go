@@ -9,14 +9,12 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/berth-storage/berth/internal/backend/dir"
 	"github.com/berth-storage/berth/internal/config"
 	"github.com/berth-storage/berth/internal/export"
-	"github.com/berth-storage/berth/internal/export/ganesha"
 	"github.com/berth-storage/berth/internal/kube"
 	"github.com/berth-storage/berth/internal/metrics"
 	"github.com/berth-storage/berth/internal/volume"
@@ -49,9 +47,8 @@ type app struct {
 	metrics *metrics.Metrics
 	client  kube.Client
 
-	pools     []pool
-	ids       *export.IDs
-	server    *ganesha.Server
+	pools     []*pool
+	exporters []*exporter
 	frontEnds []*kube.FrontEnd
 	health    health
 	http      *http.Server // nil if there is none
@@ -61,7 +58,9 @@ type app struct {
 type pool struct {
 	config  config.Pool
 	backend *dir.Backend
-	manager *volume.Manager
+	// Of its NFS server, which other pools may share.
+	exporter *exporter
+	manager  *volume.Manager
 }
 
 // setup makes all parts. Whatever is wrong with the configuration or the host is
@@ -76,7 +75,7 @@ func (a *app) setup(ctx context.Context) error {
 			return fmt.Errorf("pool %s: %w", p.Name, err)
 		}
 	}
-	if err := a.setupServer(); err != nil {
+	if err := a.setupExporters(ctx); err != nil {
 		return err
 	}
 	if err := a.listen(); err != nil { // again, for one that stood by and found its port taken
@@ -91,7 +90,7 @@ func (a *app) openPool(ctx context.Context, c config.Pool) error {
 	}
 	o := dir.Options{
 		Quota:        dir.Quota(c.Dir.Quota),
-		MountVolumes: c.Exporter == config.ExporterGanesha,
+		MountVolumes: c.Exporter != config.ExporterKernel,
 	}
 	if a.config.Standby {
 		o.Wait = func(h dir.Holder) {
@@ -110,51 +109,7 @@ func (a *app) openPool(ctx context.Context, c config.Pool) error {
 	if why := b.Advisory(); why != nil {
 		a.log.Info("sizes of new volumes are advisory: nothing keeps them to it", "pool", c.Name, "root", c.Dir.Root, "why", why)
 	}
-	a.pools = append(a.pools, pool{config: c, backend: b})
-	return nil
-}
-
-// setupServer makes the NFS server and the managers that export by it. What the
-// server keeps lies in the first pool if nothing else is said, so that it is
-// there wherever the volumes are.
-func (a *app) setupServer() error {
-	g := a.config.Ganesha
-	first := a.pools[0]
-	if g.StateDir == "" {
-		g.StateDir = filepath.Join(first.config.Dir.Root, dir.Private, "ganesha")
-	}
-	if g.RunDir == "" {
-		g.RunDir = "/run/berth"
-	}
-	deviceFSIDs, err := a.deviceFSIDs()
-	if err != nil {
-		return err
-	}
-	a.server, err = ganesha.New(ganesha.Options{
-		Listen: g.Listen, Port: g.Port, NFSv3: g.NFSv3, GracePeriod: time.Duration(g.GracePeriod), DeviceFSIDs: deviceFSIDs,
-		// A folder of its own in it, because that one is emptied. The name is short,
-		// as a socket's path has to be.
-		StateDir: g.StateDir, RunDir: filepath.Join(g.RunDir, first.backend.Identity()[:8]),
-		Log: a.log.With("component", "ganesha"), Restarted: a.metrics.ServerRestarted,
-	})
-	if err != nil {
-		return err
-	}
-	if a.ids, err = export.OpenIDs(filepath.Join(g.StateDir, "export-ids")); err != nil {
-		return err
-	}
-	for i := range a.pools {
-		p := &a.pools[i]
-		clients, err := export.ParseClients(p.config.Clients)
-		if err != nil {
-			return fmt.Errorf("pool %s: %w", p.config.Name, err)
-		}
-		p.manager = volume.NewManager(volume.Pool{
-			Name: p.config.Name, Backend: p.backend, Server: a.server, IDs: a.ids, ExportPath: p.config.ExportPath, Clients: clients,
-			MaxVolumes: p.config.MaxVolumes,
-			Log:        a.log.With("component", "volumes", "pool", p.config.Name), Observe: a.metrics.Operation(p.config.Name),
-		})
-	}
+	a.pools = append(a.pools, &pool{config: c, backend: b})
 	return nil
 }
 
@@ -219,18 +174,20 @@ func (a *app) run(ctx context.Context) error {
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()
 
-	var server, workers sync.WaitGroup
-	server.Go(func() {
-		if err := a.server.Run(serving); err != nil {
-			stopWorking(err)
-		}
-	})
+	var servers, workers sync.WaitGroup
+	for _, e := range a.exporters {
+		servers.Go(func() {
+			if err := e.server.Run(serving); err != nil {
+				stopWorking(err)
+			}
+		})
+	}
 	a.work(working, &workers, stopWorking)
 	<-working.Done()
 	a.log.Info("stopping", "cause", context.Cause(working))
 	workers.Wait()
 	stopServing()
-	server.Wait()
+	servers.Wait()
 	if cause := context.Cause(working); ctx.Err() == nil && !errors.Is(cause, context.Canceled) {
 		return cause
 	}
@@ -259,28 +216,15 @@ func (a *app) work(ctx context.Context, workers *sync.WaitGroup, fail func(error
 	})
 }
 
-// recover brings the NFS server to what the records want.
+// recover brings the NFS servers to what the records want.
 func (a *app) recover(ctx context.Context) error {
 	if err := a.adopt(ctx); err != nil {
 		return err
 	}
-	var want []export.Export
-	for _, p := range a.pools {
-		exports, err := p.manager.Recover(ctx)
-		if err != nil {
-			return fmt.Errorf("pool %s: %w", p.config.Name, err)
+	for _, e := range a.exporters {
+		if err := a.recoverExporter(ctx, e); err != nil {
+			return err
 		}
-		want = append(want, exports...)
-	}
-	if err := a.ids.Compact(); err != nil {
-		// A full disk, most likely. Whoever can make room needs NFS for that.
-		a.log.Error("new volumes cannot be made", "err", err)
-	}
-	a.log.Info("starting the NFS server", "exports", len(want))
-	a.health.started(a.server, len(want))
-	if err := a.server.Sync(ctx, want); err != nil && ctx.Err() == nil {
-		// The others are served; each of these is told of by the server.
-		a.log.Error("some volumes are not exported", "err", err)
 	}
 	return nil
 }

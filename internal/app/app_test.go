@@ -128,7 +128,7 @@ func TestOneFrontEndForEachProvisionerName(t *testing.T) {
 	c.Pools[1].Provisioner = "example.com/other"
 	a := &app{config: c, log: newLogger(c.Log, io.Discard), metrics: metrics.New("dev")}
 	for _, p := range c.Pools {
-		a.pools = append(a.pools, pool{config: p, backend: open(t, p.Dir.Root)})
+		a.pools = append(a.pools, &pool{config: p, backend: open(t, p.Dir.Root)})
 	}
 	if err := a.setupFrontEnds(); err != nil {
 		t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -20,9 +21,8 @@ const (
 	silenceForExport = 50 * time.Millisecond
 )
 
-// nfsServer is what health needs of the NFS server.
-type nfsServer interface {
-	Serving() bool
+// ownServer is an NFS server that Berth runs, and that ends with it.
+type ownServer interface {
 	Answers(ctx context.Context) error // to a NULL call
 }
 
@@ -30,11 +30,12 @@ type nfsServer interface {
 type health struct {
 	now func() time.Time // nil: time.Now
 
-	mu       sync.Mutex
-	why      string // it does not serve yet; "": it is starting
-	server   nfsServer
-	limit    time.Duration
-	answered time.Time // when the server did last, or was first started
+	mu        sync.Mutex
+	why       string      // it does not serve yet; "": it is starting
+	exporters []*exporter // whose servers are to serve
+	server    ownServer   // the one of these that Berth runs, if any
+	limit     time.Duration
+	answered  time.Time // when the server did last, or was first started
 }
 
 // waiting says what this process waits for before it can serve.
@@ -44,8 +45,15 @@ func (h *health) waiting(why string) {
 	h.why = why
 }
 
-// started says that the server is being started, with so many exports.
-func (h *health) started(s nfsServer, exports int) {
+// expects says by whose servers NFS is to be served.
+func (h *health) expects(exporters []*exporter) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.exporters = exporters
+}
+
+// started says that the server that Berth runs is being started, with so many exports.
+func (h *health) started(s ownServer, exports int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.server, h.limit, h.answered = s, silence+time.Duration(exports)*silenceForExport, h.clock()
@@ -59,12 +67,16 @@ func (h *health) clock() time.Time {
 }
 
 // alive says in words how this process is. Its error says that ending it is the only
-// thing left to try: the NFS server has not answered for a long time.
+// thing left to try: the NFS server that it runs has not answered for a long time. To
+// one of the host's that would not help.
 func (h *health) alive(ctx context.Context) (string, error) {
 	h.mu.Lock()
 	server, why := h.server, h.why
+	host := len(h.exporters) > 0 && !slices.ContainsFunc(h.exporters, func(e *exporter) bool { _, own := e.server.(ownServer); return own })
 	h.mu.Unlock()
 	switch {
+	case host:
+		return "alive; the NFS server is the host's own", nil
 	case server == nil && why == "":
 		return "starting", nil
 	case server == nil:
@@ -88,10 +100,15 @@ func (h *health) ready() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
-	case h.server == nil && h.why != "":
+	case len(h.exporters) == 0 && h.why != "":
 		return errors.New(h.why)
-	case h.server == nil || !h.server.Serving():
+	case len(h.exporters) == 0:
 		return errors.New("the NFS server is not up")
+	}
+	for _, e := range h.exporters {
+		if !e.server.Serving() {
+			return fmt.Errorf("the NFS server is not up (%s)", e.name)
+		}
 	}
 	return nil
 }

@@ -20,7 +20,10 @@ import (
 var errSilent = errors.New("no answer")
 
 // nfs is a server that answers or does not.
-type nfs struct{ silent bool }
+type nfs struct {
+	server
+	silent bool
+}
 
 func (n *nfs) Serving() bool { return !n.silent }
 
@@ -54,11 +57,14 @@ func TestHealth(t *testing.T) {
 		{"new", func() {}, 200, 503, "starting", "the NFS server is not up"},
 		{"long in its start", func() { now = now.Add(time.Hour) }, 200, 503, "starting", "the NFS server is not up"},
 		{"standing by", func() { a.health.waiting("standing by: x") }, 200, 503, "standing by: x", "standing by: x"},
-		{"starting the server", func() { a.health.started(server, exports) }, 200, 503, "it is started again", "the NFS server is not up"},
-		{"patient", func() { now = now.Add(limit) }, 200, 503, "it is started again", "the NFS server is not up"},
+		{"starting the server", func() {
+			a.health.expects([]*exporter{{name: "ganesha", server: server}})
+			a.health.started(server, exports)
+		}, 200, 503, "it is started again", "the NFS server is not up (ganesha)"},
+		{"patient", func() { now = now.Add(limit) }, 200, 503, "it is started again", "the NFS server is not up (ganesha)"},
 		{"serving", func() { server.silent = false }, 200, 200, "the NFS server answers", "serving NFS"},
-		{"an outage begins", func() { server.silent = true; now = now.Add(limit) }, 200, 503, "it is started again", "the NFS server is not up"},
-		{"and lasts", func() { now = now.Add(time.Second) }, 503, 503, "the NFS server has not answered for 2m6s: no answer", "the NFS server is not up"},
+		{"an outage begins", func() { server.silent = true; now = now.Add(limit) }, 200, 503, "it is started again", "the NFS server is not up (ganesha)"},
+		{"and lasts", func() { now = now.Add(time.Second) }, 503, 503, "the NFS server has not answered for 2m6s: no answer", "the NFS server is not up (ganesha)"},
 		{"and ends", func() { server.silent = false }, 200, 200, "the NFS server answers", "serving NFS"},
 	} {
 		step.do()
@@ -68,6 +74,31 @@ func TestHealth(t *testing.T) {
 		if status, text := get(a, "/readyz"); status != step.readyz || text != step.lacks {
 			t.Errorf("%s: /readyz is %d %q, want %d %q", step.name, status, text, step.readyz, step.lacks)
 		}
+	}
+}
+
+// hosts is a server of the host's.
+type hosts struct {
+	server
+	away bool
+}
+
+func (h *hosts) Serving() bool { return !h.away }
+
+// To end this process does not help when a server of the host's is away.
+func TestHealthWithAServerOfTheHost(t *testing.T) {
+	a := &app{metrics: metrics.New("dev")}
+	first, second := &hosts{}, &hosts{away: true}
+	a.health.expects([]*exporter{{name: "kernel, pool a", server: first}, {name: "kernel, pool b", server: second}})
+	if status, text := get(a, "/healthz"); status != http.StatusOK {
+		t.Errorf("/healthz is %d %q", status, text)
+	}
+	if status, text := get(a, "/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(text, "pool b") {
+		t.Errorf("/readyz is %d %q", status, text)
+	}
+	second.away = false
+	if status, text := get(a, "/readyz"); status != http.StatusOK {
+		t.Errorf("/readyz is %d %q", status, text)
 	}
 }
 
@@ -163,7 +194,7 @@ func TestAPortThatIsTakenIsTold(t *testing.T) {
 		c.Standby, c.HTTP.Listen = standby, l.Addr().String()
 		a := &app{config: c, log: newLogger(c.Log, io.Discard), metrics: metrics.New("dev")}
 		if standby {
-			a.pools = []pool{{backend: &dir.Backend{}}}
+			a.pools = []*pool{{backend: &dir.Backend{}}}
 		}
 		if err := a.listen(); err == nil || !strings.Contains(err.Error(), "http.listen") {
 			t.Errorf("%s: got error %v, want one of http.listen", name, err)

@@ -17,7 +17,7 @@ const (
 	measureVolumesPause = 100 // times what measuring took
 )
 
-func (a *app) measure(ctx context.Context, p pool) {
+func (a *app) measure(ctx context.Context, p *pool) {
 	for {
 		room, err := p.manager.Capacity(ctx)
 		if err != nil {
@@ -35,7 +35,7 @@ func (a *app) measure(ctx context.Context, p pool) {
 
 // measureVolumes keeps the metrics of each volume up to date, so that who reads them
 // need not wait for a disk.
-func (a *app) measureVolumes(ctx context.Context, p pool) {
+func (a *app) measureVolumes(ctx context.Context, p *pool) {
 	for {
 		start := time.Now()
 		if all, err := volumesOf(ctx, p.manager); err == nil {

@@ -6,6 +6,7 @@ package config
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"strconv"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 type Config struct {
 	Pools      []Pool     `json:"pools"`
 	Ganesha    Ganesha    `json:"ganesha"`
+	Kernel     Kernel     `json:"kernel"`
 	Server     Server     `json:"server"`
 	Kubernetes Kubernetes `json:"kubernetes"`
 	HTTP       HTTP       `json:"http"`
@@ -46,6 +48,7 @@ const AdoptNFSProvisioner = "nfs-provisioner"
 // Exporters: what makes a pool's volumes reachable.
 const (
 	ExporterGanesha = "ganesha"
+	ExporterKernel  = "kernel"
 )
 
 // Dir is a pool of directories.
@@ -88,8 +91,9 @@ type Defaults struct {
 	RootSquash bool   `json:"rootSquash"`
 }
 
-// Ganesha is the NFS server that Berth runs.
+// Ganesha is the NFS server that Berth runs, or one that somebody else runs.
 type Ganesha struct {
+	External    bool     `json:"external"` // not run by Berth, but driven over the system bus
 	Listen      string   `json:"listen"`
 	Port        int      `json:"port"`
 	NFSv3       bool     `json:"nfsv3"`
@@ -99,6 +103,20 @@ type Ganesha struct {
 	DeviceBasedFSIDs *bool  `json:"deviceBasedFsids"`
 	StateDir         string `json:"stateDir"`
 	RunDir           string `json:"runDir"`
+}
+
+// Address is where it answers on this host.
+func (g Ganesha) Address() string {
+	host := g.Listen
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, strconv.Itoa(g.Port))
+}
+
+// Kernel is the host's own NFS server, which Berth does not run.
+type Kernel struct {
+	Address string `json:"address"` // where it answers on this host
 }
 
 // Server is the address of the NFS server in PersistentVolumes.
@@ -175,6 +193,7 @@ func (m Mode) MarshalJSON() ([]byte, error) { return json.Marshal(fmt.Sprintf("%
 func Default() Config {
 	return Config{
 		Ganesha: Ganesha{Port: 2049, GracePeriod: Duration(30 * time.Second)},
+		Kernel:  Kernel{Address: "127.0.0.1:2049"},
 		Kubernetes: Kubernetes{
 			Workers: 4, QPS: 200, Burst: 400, ScavengeAfter: Duration(15 * time.Minute),
 		},

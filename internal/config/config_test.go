@@ -132,25 +132,55 @@ func TestNFSProvisionerFlags(t *testing.T) {
 	}
 }
 
+// "On the host": the server is the host's own, either of the two.
+func TestNFSProvisionerOnTheHost(t *testing.T) {
+	for _, c := range []struct {
+		useGanesha, exporter string
+		external             bool
+	}{{"true", config.ExporterGanesha, true}, {"false", config.ExporterKernel, true}} {
+		args := []string{"-run-server=false", "-use-ganesha=" + c.useGanesha, "-export-root=/srv/x", "-export-subnet=10.0.0.0/8", "-nfs-listen=10.0.0.1", "-nfs-port=3049"}
+		got, err := config.FromNFSProvisioner(args, io.Discard)
+		if err != nil {
+			t.Errorf("%s: %v", args, err)
+			continue
+		}
+		p := got.Pools[0]
+		if p.Exporter != c.exporter || p.ExportPath != "/srv/x" || !got.Ganesha.External || got.Kernel.Address != "10.0.0.1:3049" || got.Ganesha.Address() != "10.0.0.1:3049" {
+			t.Errorf("%s gave pool %+v, ganesha %+v, kernel %+v", args, p, got.Ganesha, got.Kernel)
+		}
+	}
+}
+
+func TestKernelPoolsAreExportedByTheirPaths(t *testing.T) {
+	c, err := config.Parse([]byte("pools: [{name: a, provisioner: x/y, dir: {root: /srv/a}, exporter: kernel}]"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := c.Pools[0].ExportPath; got != "/srv/a" {
+		t.Errorf("exportPath is %s, want that of the root", got)
+	}
+}
+
 func TestNFSProvisionerRefusals(t *testing.T) {
 	for args, want := range map[string]string{
-		"-use-ganesha=false":                   "-run-server needs -use-ganesha",
-		"-run-server=false -grace-period=10":   "-grace-period can only be set if",
-		"-grace-period=181":                    "0 to 180",
-		"-grace-period=-1":                     "0 to 180",
-		"-run-server=false":                    "not supported yet",
-		"-failed-retry-threshold=-1":           "below 0",
-		"-max-exports=0":                       "no volume at all",
-		"-export-subnet=10.1.0.0/8":            "10.0.0.0/8 is meant",
-		"-export-subnet=":                      "neither an IP address",
-		"-gid-range=5":                         "not a range",
-		"-provisioner=a/b/c":                   "is not a name like",
-		"-provisoner=x":                        `did you mean "provisioner"?`,
-		"serve":                                `unexpected argument "serve"`,
-		"-log-level=loud":                      "none of debug",
-		"-export-root=relative":                "clean absolute path",
-		"-nfs-port=0":                          "not a port",
-		"-nfs-listen=localhost -root-squash=1": "not an IP address",
+		"-use-ganesha=false":                                           "-run-server needs -use-ganesha",
+		"-run-server=false -grace-period=10":                           "-grace-period can only be set if",
+		"-grace-period=181":                                            "0 to 180",
+		"-grace-period=-1":                                             "0 to 180",
+		"-run-server=false -use-ganesha=false -grace-period=10":        "-grace-period can only be set if",
+		"-run-server=false -use-ganesha=false -enable-xfs-quota=maybe": "invalid boolean value",
+		"-failed-retry-threshold=-1":                                   "below 0",
+		"-max-exports=0":                                               "no volume at all",
+		"-export-subnet=10.1.0.0/8":                                    "10.0.0.0/8 is meant",
+		"-export-subnet=":                                              "neither an IP address",
+		"-gid-range=5":                                                 "not a range",
+		"-provisioner=a/b/c":                                           "is not a name like",
+		"-provisoner=x":                                                `did you mean "provisioner"?`,
+		"serve":                                                        `unexpected argument "serve"`,
+		"-log-level=loud":                                              "none of debug",
+		"-export-root=relative":                                        "clean absolute path",
+		"-nfs-port=0":                                                  "not a port",
+		"-nfs-listen=localhost -root-squash=1":                         "not an IP address",
 	} {
 		_, err := config.FromNFSProvisioner(strings.Fields(args), io.Discard)
 		if err == nil || !strings.Contains(err.Error(), want) {

@@ -39,8 +39,8 @@ func (f *nfsProvisionerFlags) register(set *flag.FlagSet) {
 	set.StringVar(&f.provisioner, "provisioner", "example.com/nfs", "`name` of the provisioner, as in the StorageClasses that it serves")
 	set.StringVar(&f.master, "master", "", "`URL` of the API server, when run outside of the cluster")
 	set.StringVar(&f.kubeconfig, "kubeconfig", "", "`path` of a kubeconfig file, when run outside of the cluster")
-	set.BoolVar(&f.runServer, "run-server", true, "run the NFS server; needs -use-ganesha")
-	set.BoolVar(&f.useGanesha, "use-ganesha", true, "export with NFS-Ganesha")
+	set.BoolVar(&f.runServer, "run-server", true, "run the NFS server; needs -use-ganesha. If false, it is the host's, which has to run")
+	set.BoolVar(&f.useGanesha, "use-ganesha", true, "export with NFS-Ganesha, otherwise with the kernel's NFS server")
 	set.IntVar(&f.gracePeriod, "grace-period", nfsProvisionerGrace, "`seconds`, 0 to 180, that clients have to reclaim what they had open after a restart of the server")
 	set.BoolVar(&f.rootSquash, "root-squash", false, "map clients' root to nobody")
 	set.IntVar(&f.failedRetryThreshold, "failed-retry-threshold", 10, "`number` of failures after which a claim is given up; 0: never")
@@ -59,7 +59,7 @@ func (f *nfsProvisionerFlags) register(set *flag.FlagSet) {
 	set.StringVar(&f.exportRoot, "export-root", nfsProvisionerRoot, "Berth's: `path` of the directory that holds the volumes; they are exported under the same path")
 	set.StringVar(&f.gidRange, "gid-range", "", "Berth's: `range` like 5000-5999 of groups for StorageClasses with gid: auto")
 	set.StringVar(&f.runDir, "run-dir", "", "Berth's: `path` of the directory in which a folder for sockets is made (default /run/berth)")
-	set.StringVar(&f.listen, "nfs-listen", "", "Berth's: IP `address` to serve NFS on (default: all)")
+	set.StringVar(&f.listen, "nfs-listen", "", "Berth's: IP `address` that NFS is served on (default: all)")
 	set.IntVar(&f.port, "nfs-port", 2049, "Berth's: `port` of NFS")
 	set.StringVar(&f.http, "http-listen", "", "Berth's: `address` for metrics and health (default: none)")
 	d := Default().Kubernetes
@@ -114,8 +114,6 @@ func (f nfsProvisionerFlags) validate() error {
 		return errors.New("-grace-period can only be set if both -run-server and -use-ganesha are true")
 	case f.gracePeriod < 0 || f.gracePeriod > 180:
 		return fmt.Errorf("-grace-period=%d is not 0 to 180 seconds", f.gracePeriod)
-	case !f.runServer:
-		return errors.New("-run-server=false is not supported yet: Berth exports by an NFS-Ganesha of its own only")
 	case f.maxExports == 0:
 		return errors.New("-max-exports=0 would make no volume at all; leave it out, or give a negative number, for no limit")
 	case f.failedRetryThreshold < 0:
@@ -131,24 +129,30 @@ func (f nfsProvisionerFlags) config() Config {
 	if f.enableQuota {
 		quota = QuotaRequired
 	}
+	exporter := ExporterGanesha
+	if !f.useGanesha {
+		exporter = ExporterKernel
+	}
 	c.Pools = []Pool{{
 		Name:        "export",
 		Provisioner: f.provisioner,
 		Dir:         &Dir{Root: root, Quota: quota},
 		Adopt:       AdoptNFSProvisioner,
-		Exporter:    ExporterGanesha,
+		Exporter:    exporter,
 		ExportPath:  root, // PersistentVolumes of nfs-provisioner name the path on its disk
 		Clients:     strings.Split(f.exportSubnet, ","),
 		MaxVolumes:  max(0, f.maxExports),
 		GIDRange:    f.gidRange,
 		Defaults:    Defaults{Mode: DefaultMode, RootSquash: f.rootSquash},
 	}}
+	c.Ganesha.External = !f.runServer
 	c.Ganesha.Listen = f.listen
 	c.Ganesha.Port = f.port
 	c.Ganesha.NFSv3 = true // existing PersistentVolumes are mounted with vers=3
 	c.Ganesha.GracePeriod = Duration(time.Duration(f.gracePeriod) * time.Second)
 	c.Ganesha.DeviceBasedFSIDs = f.deviceBasedFSIDs
 	c.Ganesha.RunDir = f.runDir
+	c.Kernel.Address = c.Ganesha.Address()
 	c.Server.Hostname = f.hostname
 	c.Kubernetes.Master = f.master
 	c.Kubernetes.Kubeconfig = f.kubeconfig

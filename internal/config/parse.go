@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -71,11 +72,15 @@ func keys(t reflect.Type) []string {
 func (c *Config) complete() {
 	for i := range c.Pools {
 		p := &c.Pools[i]
-		if p.ExportPath == "" {
-			p.ExportPath = "/" + p.Name
-		}
 		if p.Exporter == "" {
 			p.Exporter = ExporterGanesha
+		}
+		switch {
+		case p.ExportPath != "":
+		case p.Exporter == ExporterKernel && p.Dir != nil:
+			p.ExportPath = p.Dir.Root
+		default:
+			p.ExportPath = "/" + p.Name
 		}
 		if p.Dir != nil && p.Dir.Quota == "" {
 			p.Dir.Quota = QuotaAuto
@@ -113,6 +118,9 @@ func (c Config) Validate() error {
 	if g := time.Duration(c.Ganesha.GracePeriod); g < 0 || g > 180*time.Second || g%time.Second != 0 {
 		bad("ganesha.gracePeriod: %s is not 0s to 180s in whole seconds", g)
 	}
+	if host, port, err := net.SplitHostPort(c.Kernel.Address); err != nil || net.ParseIP(host) == nil || !isPort(port) {
+		bad("kernel.address: %q is not an IP address and a port like 127.0.0.1:2049", c.Kernel.Address)
+	}
 	for key, folder := range map[string]string{"ganesha.stateDir": c.Ganesha.StateDir, "ganesha.runDir": c.Ganesha.RunDir} {
 		if folder != "" && (!filepath.IsAbs(folder) || folder == "/") {
 			bad("%s: %q is not an absolute path below /", key, folder)
@@ -131,6 +139,11 @@ func (c Config) Validate() error {
 		bad("log.format: %q is neither text nor json", c.Log.Format)
 	}
 	return errors.Join(wrong...)
+}
+
+func isPort(s string) bool {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return err == nil && n > 0
 }
 
 // validate checks one pool, and against those before it.
@@ -153,8 +166,11 @@ func (p Pool) validate(before []Pool) error {
 	case p.Defaults.Mode > 0o7777:
 		return fmt.Errorf("defaults.mode: %o has more than permission bits", p.Defaults.Mode)
 	}
-	if p.Exporter != ExporterGanesha {
-		return fmt.Errorf("exporter: %q is unknown%s", p.Exporter, suggest.Nearest(p.Exporter, []string{ExporterGanesha}))
+	switch {
+	case p.Exporter != ExporterGanesha && p.Exporter != ExporterKernel:
+		return fmt.Errorf("exporter: %q is unknown%s", p.Exporter, suggest.Nearest(p.Exporter, []string{ExporterGanesha, ExporterKernel}))
+	case p.Exporter == ExporterKernel && p.ExportPath != p.Dir.Root:
+		return fmt.Errorf("exportPath: %q is not dir.root: clients of the kernel's NFS server mount the path on disk; leave it out", p.ExportPath)
 	}
 	if p.Adopt != "" && p.Adopt != AdoptNFSProvisioner {
 		return fmt.Errorf("adopt: %q is unknown%s", p.Adopt, suggest.Nearest(p.Adopt, []string{AdoptNFSProvisioner}))
