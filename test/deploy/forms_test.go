@@ -4,14 +4,17 @@ package deploy
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/berth-storage/berth/test/harness"
 	"github.com/berth-storage/berth/test/pod"
 )
 
@@ -104,22 +107,36 @@ func TestStandby(t *testing.T) {
 	s.deleteClaim("data")
 }
 
-// The volume that its claim template asks for is one of the cluster's own.
-func TestStatefulSet(t *testing.T) {
-	s := newSite(t)
-	n := s.node()
-	folder := n.mkdir(t, "/disk")
+// disk is a volume of the cluster's own on that node.
+func (s *site) disk(n *node) (folder string) {
+	s.t.Helper()
 	disk := &v1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "disk"}, Spec: v1.PersistentVolumeSpec{
 		Capacity: v1.ResourceList{v1.ResourceStorage: resource.MustParse("10Gi")}, AccessModes: []v1.PersistentVolumeAccessMode{v1.ReadWriteOnce},
 		PersistentVolumeSource: v1.PersistentVolumeSource{HostPath: &v1.HostPathVolumeSource{Path: "/disk"}},
 	}}
-	_, err := shared.client.CoreV1().PersistentVolumes().Create(t.Context(), disk, metav1.CreateOptions{})
+	volumes := shared.client.CoreV1().PersistentVolumes()
+	_, err := volumes.Create(s.t.Context(), disk, metav1.CreateOptions{})
 	s.must(err)
-	t.Cleanup(func() {
-		if err := shared.client.CoreV1().PersistentVolumes().Delete(context.Background(), disk.Name, metav1.DeleteOptions{}); err != nil {
-			t.Error(err)
+	s.t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		err := volumes.Delete(ctx, disk.Name, metav1.DeleteOptions{})
+		gone := func() bool {
+			_, err := volumes.Get(ctx, disk.Name, metav1.GetOptions{})
+			return apierrors.IsNotFound(err)
+		}
+		if err := errors.Join(err, harness.Until(ctx, "the disk is gone", gone)); err != nil {
+			s.t.Error(err)
 		}
 	})
+	return n.mkdir(s.t, "/disk")
+}
+
+// The volume that its claim template asks for is one of the cluster's own.
+func TestStatefulSet(t *testing.T) {
+	s := newSite(t)
+	n := s.node()
+	folder := s.disk(n)
 	s.apply("deploy/statefulset", args("StatefulSet", noGrace))
 	address := s.serviceIP(s.ready(n))
 	s.kubectl("rollout", "status", "--timeout=1m", "-n", namespace, "statefulset/berth")

@@ -113,11 +113,17 @@ spec:
           supplementalGroups: *strategy
 `
 
-func TestOpenShift(t *testing.T) {
-	s := newSite(t)
-	_, err := shared.cluster.KubectlApply(t.Context(), []byte(crd))
+// openShift makes the API server know OpenShift's kind.
+func (s *site) openShift() {
+	s.t.Helper()
+	_, err := shared.cluster.KubectlApply(s.t.Context(), []byte(crd))
 	s.must(err)
 	s.kubectl("wait", "--for=condition=Established", "--timeout=1m", "crd/securitycontextconstraints.security.openshift.io")
+}
+
+func TestOpenShift(t *testing.T) {
+	s := newSite(t)
+	s.openShift()
 	s.apply("deploy/openshift")
 	// The account may use this SCC and no other.
 	for name, want := range map[string]string{"berth": "yes", "privileged": "no"} {

@@ -85,8 +85,9 @@ func possible(names []string) []string {
 // numbers are those of capability.h for the capabilities that somebody may lack.
 var numbers = map[string]int{"CAP_SYS_RESOURCE": unix.CAP_SYS_RESOURCE, "CAP_SYS_ADMIN": unix.CAP_SYS_ADMIN}
 
-// filter is the container's seccomp filter; none is the default.
-func filter(p *v1.Pod, c v1.Container) (*seccomp, error) {
+// filter is the container's seccomp filter; none is the default. Profiles of the node
+// are where its kubelet would have them.
+func filter(host string, p *v1.Pod, c v1.Container) (*seccomp, error) {
 	var s *v1.SeccompProfile
 	if p.Spec.SecurityContext != nil {
 		s = p.Spec.SecurityContext.SeccompProfile
@@ -99,17 +100,25 @@ func filter(p *v1.Pod, c v1.Container) (*seccomp, error) {
 		return nil, nil
 	case s.Type == v1.SeccompProfileTypeRuntimeDefault:
 		return runtimeDefault(capabilities(c))
+	case s.Type == v1.SeccompProfileTypeLocalhost:
+		text, err := os.ReadFile(filepath.Join(host, "var/lib/kubelet/seccomp", *s.LocalhostProfile))
+		if err != nil {
+			return nil, err
+		}
+		local := &seccomp{}
+		return local, json.Unmarshal(text, local)
 	}
 	return nil, fmt.Errorf("seccomp profile %s is not supported here", s.Type)
 }
 
-// writeBundle writes the configuration of a pod's container to folder.
-func writeBundle(folder string, p *v1.Pod, c v1.Container, entrypoint, env []string, volumes []mount) error {
+// writeBundle writes the configuration of a pod's container to folder. host stands for
+// the node's root.
+func writeBundle(folder, host string, p *v1.Pod, c v1.Container, entrypoint, env []string, volumes []mount) error {
 	// These would be passed over here, though a kubelet would not.
 	if s := c.SecurityContext; s != nil && (s.Privileged != nil || s.RunAsUser != nil) || p.Spec.HostNetwork || len(p.Spec.InitContainers) > 0 {
 		return fmt.Errorf("pod %s asks for more than is done here", p.Name)
 	}
-	rules, err := filter(p, c)
+	rules, err := filter(host, p, c)
 	if err != nil {
 		return err
 	}

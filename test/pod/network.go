@@ -26,6 +26,9 @@ const (
 
 var pods atomic.Int32
 
+// APIServer is the API server's URL for pods.
+const APIServer = "https://" + apiServiceHost
+
 // network is that of one pod: a link between this host and the pod's own network
 // namespace, which ends with the pod's processes.
 type network struct {

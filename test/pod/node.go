@@ -182,7 +182,7 @@ func (n *Node) startPod(ctx context.Context, p *v1.Pod, running *Pod) (*containe
 	if err != nil {
 		return nil, err
 	}
-	if err := writeBundle(running.folder, p, c, n.o.Entrypoint, env, mounts); err != nil {
+	if err := writeBundle(running.folder, n.o.Host, p, c, n.o.Entrypoint, env, mounts); err != nil {
 		return nil, err
 	}
 	return startContainer(ctx, n.o.Rootfs, running.folder, "berth-"+string(p.UID), running.LogFile, n.o.APIServer, running.net)

@@ -1,0 +1,180 @@
+//go:build system
+
+package deploy
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-storage/berth/internal/config"
+)
+
+// blocks are the code blocks of a page in docs/deploy that are marked with language.
+func blocks(t *testing.T, page, language string) []string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(shared.repository, "docs", "deploy", page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for _, block := range regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```$").FindAllStringSubmatch(string(text), -1) {
+		found = append(found, block[1])
+	}
+	return found
+}
+
+// elsewhere are programs in the pages that are for another machine than this one.
+var elsewhere = []string{"apt-get", "chcon", "install", "make", "systemctl"}
+
+// follow does what a page says, in its order, on the nodes.
+func (s *site) follow(page string, nodes ...*node) {
+	s.t.Helper()
+	ran := 0
+	for _, block := range blocks(s.t, page, "console") {
+		for command := range strings.Lines(block) {
+			command = strings.TrimSpace(command)
+			words := strings.Fields(command)
+			switch {
+			case words[0] == "kubectl":
+				s.shell(command, nodes)
+				ran++
+			case words[0] == "mkdir" && words[1] == "-p":
+				for _, n := range nodes {
+					for _, path := range words[2:] {
+						n.mkdir(s.t, path)
+					}
+				}
+			case words[0] == "podman" && words[1] == "run", words[0] == "docker" && words[1] == "run", words[0] == "berth":
+				s.flags(words)
+			case words[0] == "podman", slices.Contains(elsewhere, words[0]):
+			default:
+				s.t.Errorf("%s: nobody knows what to do about: %s", page, command)
+			}
+		}
+	}
+	s.t.Logf("%s: ran %d commands", page, ran)
+}
+
+// shell runs a line of a page, once for each node if it names one.
+func (s *site) shell(command string, nodes []*node) {
+	s.t.Helper()
+	names := []string{""}
+	if strings.Contains(command, "$NODE") {
+		names = nil
+		for _, n := range nodes {
+			names = append(names, n.name)
+		}
+	}
+	for _, name := range names {
+		ctx, cancel := context.WithTimeout(s.t.Context(), 2*patience)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, "sh", "-c", command)
+		cmd.Dir = shared.repository
+		cmd.Env = append(os.Environ(), "PATH="+shared.cluster.Dir+":"+os.Getenv("PATH"), "NODE="+name)
+		if output, err := cmd.CombinedOutput(); err != nil {
+			s.t.Fatalf("%s: %v\n%s", command, err, output)
+		}
+	}
+}
+
+// flags checks the flags of nfs-provisioner in a command line: they begin with
+// -provisioner in the pages.
+func (s *site) flags(words []string) {
+	s.t.Helper()
+	first := slices.IndexFunc(words, func(w string) bool { return strings.HasPrefix(w, "-provisioner=") })
+	if first < 0 {
+		s.t.Errorf("no -provisioner in %q", words)
+		return
+	}
+	if _, err := config.FromNFSProvisioner(words[first:], io.Discard); err != nil {
+		s.t.Errorf("%q: %v", words, err)
+	}
+}
+
+// The pages are followed to the letter, from an empty cluster back to an empty one.
+func TestPages(t *testing.T) {
+	pages := map[string]int{"deployment.md": 1, "daemonset.md": 2, "pod.md": 1, "statefulset.md": 1, "openshift.md": 1, "outside.md": 0, "README.md": 0}
+	files, err := filepath.Glob(filepath.Join(shared.repository, "docs", "deploy", "*.md"))
+	if err != nil || len(files) != len(pages) {
+		t.Errorf("there are %d pages in docs/deploy, and %d are tested (%v)", len(files), len(pages), err)
+	}
+	for page, nodes := range pages {
+		t.Run(page, func(t *testing.T) {
+			s := newSite(t)
+			var all []*node
+			for range nodes {
+				all = append(all, s.node())
+			}
+			switch page {
+			case "statefulset.md":
+				s.disk(all[0])
+			case "openshift.md":
+				s.openShift()
+			}
+			t.Cleanup(func() {
+				if t.Failed() {
+					s.showLogs()
+				}
+			})
+			s.follow(page, all...)
+			s.until("nothing is left", func() bool {
+				_, err := shared.client.CoreV1().Namespaces().Get(t.Context(), namespace, metav1.GetOptions{})
+				volumes, listErr := shared.client.CoreV1().PersistentVolumes().List(t.Context(), metav1.ListOptions{})
+				s.must(listErr)
+				return apierrors.IsNotFound(err) && !slices.ContainsFunc(volumes.Items, func(pv v1.PersistentVolume) bool { return pv.Spec.NFS != nil })
+			})
+		})
+	}
+}
+
+// The kustomization that a page shows changes all that it says.
+func TestKustomizationOfThePage(t *testing.T) {
+	shown := blocks(t, "README.md", "yaml")
+	if len(shown) != 1 {
+		t.Fatalf("the page shows %d kustomizations, want 1", len(shown))
+	}
+	s := newSite(t)
+	folder := t.TempDir()
+	relative, err := filepath.Rel(folder, shared.repository)
+	s.must(err)
+	text := strings.ReplaceAll(shown[0], "../berth/", relative+"/")
+	s.must(os.WriteFile(filepath.Join(folder, "kustomization.yaml"), []byte(text), 0o600))
+	rendered := s.kubectl("kustomize", folder)
+	for _, want := range []string{
+		"image: registry.example.com/berth:v1", "- -provisioner=storage.example.com/nfs", "provisioner: storage.example.com/nfs", "path: /mnt/data",
+		"kind: Namespace\nmetadata:\n  labels:\n    pod-security.kubernetes.io/enforce: privileged\n  name: storage",
+		"subjects:\n- kind: ServiceAccount\n  name: berth\n  namespace: storage",
+	} {
+		if !strings.Contains(rendered, want) {
+			t.Errorf("it does not give %q", want)
+		}
+	}
+	for _, unwanted := range []string{"namespace: berth\n", "=example.com/nfs", "/srv/berth"} {
+		if strings.Contains(rendered, unwanted) {
+			t.Errorf("it leaves %q", unwanted)
+		}
+	}
+	if _, err := shared.cluster.KubectlApply(t.Context(), []byte(rendered), "--dry-run=client", "--validate=strict"); err != nil {
+		t.Error(err)
+	}
+}
+
+// The configuration that a page shows is the sample that it names.
+func TestSampleOfThePage(t *testing.T) {
+	shown := blocks(t, "outside.md", "yaml")
+	sample, err := os.ReadFile(filepath.Join(shared.repository, "docs", "samples", "systemd.yaml"))
+	if err != nil || len(shown) != 1 || shown[0] != string(sample) {
+		t.Errorf("the page shows %q, the sample is %q, %v", shown, sample, err)
+	}
+}
