@@ -3,8 +3,8 @@
 set -eu
 
 packages="nfs-ganesha nfs-ganesha-vfs dbus rpcbind nfs-common libnfs-utils btrfs-progs e2fsprogs xfsprogs
-user-mode-linux debootstrap iproute2 kmod buildah runc"
-programs="ganesha.nfsd dbus-daemon rpcbind rpc.statd nfs-cat mkfs.btrfs mkfs.ext4 mkfs.xfs linux.uml debootstrap ip depmod buildah runc"
+user-mode-linux debootstrap iproute2 kmod buildah runc systemd"
+programs="ganesha.nfsd dbus-daemon rpcbind rpc.statd nfs-cat mkfs.btrfs mkfs.ext4 mkfs.xfs linux.uml debootstrap ip depmod buildah runc systemd-analyze"
 PATH=$PATH:/usr/sbin:/sbin # not in everyone's PATH, even root's
 
 fail() {
