@@ -127,15 +127,22 @@ func TestPages(t *testing.T) {
 					s.showLogs()
 				}
 			})
+			before := s.volumes()
 			s.follow(page, all...)
 			s.until("nothing is left", func() bool {
 				_, err := shared.client.CoreV1().Namespaces().Get(t.Context(), namespace, metav1.GetOptions{})
-				volumes, listErr := shared.client.CoreV1().PersistentVolumes().List(t.Context(), metav1.ListOptions{})
-				s.must(listErr)
-				return apierrors.IsNotFound(err) && !slices.ContainsFunc(volumes.Items, func(pv v1.PersistentVolume) bool { return pv.Spec.NFS != nil })
+				return apierrors.IsNotFound(err) && len(s.volumes()) == len(before)
 			})
 		})
 	}
+}
+
+// volumes are the PersistentVolumes, Berth's and others.
+func (s *site) volumes() []v1.PersistentVolume {
+	s.t.Helper()
+	list, err := shared.client.CoreV1().PersistentVolumes().List(s.t.Context(), metav1.ListOptions{})
+	s.must(err)
+	return list.Items
 }
 
 // The kustomization that a page shows changes all that it says.
