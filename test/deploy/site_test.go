@@ -113,9 +113,15 @@ func (s *site) tryKubectl(args ...string) (string, error) {
 // has it deleted at the end of the test. Patches are for kustomize, each with its target.
 func (s *site) apply(path string, patches ...string) {
 	s.t.Helper()
+	s.applyWith("", path, patches...)
+}
+
+// applyWith is apply with a component of the repository; "" is none.
+func (s *site) applyWith(component, path string, patches ...string) {
+	s.t.Helper()
 	folder := filepath.Join(shared.repository, path)
 	if len(patches) > 0 {
-		folder = s.overlay(folder, patches)
+		folder = s.overlay(folder, component, patches)
 	}
 	s.t.Cleanup(func() {
 		if s.t.Failed() {
@@ -131,12 +137,19 @@ func (s *site) apply(path string, patches ...string) {
 }
 
 // overlay makes a kustomization that changes another one, as people make for their own cluster.
-func (s *site) overlay(base string, patches []string) string {
+func (s *site) overlay(base, component string, patches []string) string {
 	s.t.Helper()
 	folder := s.t.TempDir()
-	relative, err := filepath.Rel(folder, base) // kustomize takes no other
-	s.must(err)
-	text := "resources: [" + relative + "]\npatches:\n" + strings.Join(patches, "")
+	relative := func(path string) string { // kustomize takes no other
+		path, err := filepath.Rel(folder, path)
+		s.must(err)
+		return path
+	}
+	text := "resources: [" + relative(base) + "]\n"
+	if component != "" {
+		text += "components: [" + relative(filepath.Join(shared.repository, component)) + "]\n"
+	}
+	text += "patches:\n" + strings.Join(patches, "")
 	s.must(os.WriteFile(filepath.Join(folder, "kustomization.yaml"), []byte(text), 0o600))
 	return folder
 }
