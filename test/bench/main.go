@@ -52,6 +52,7 @@ type phase struct {
 var phases = []phase{
 	{"create", "creating volumes through the Manager, with few and with many there", (*bench).measureCreate},
 	{"kernel", "publishing exports by the kernel's NFS server, in a guest", (*bench).measureKernel},
+	{"quota", "creating volumes with and without quotas, in the test VM", (*bench).measureQuota},
 	{"restart", "restarting Berth with many volumes", (*bench).measureRestart},
 	{"single", "claims one at a time", (*bench).measureSingle},
 	{"bind", "many claims at once, Berth and a no-op provisioner in turns", (*bench).measureBind},

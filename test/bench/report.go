@@ -38,6 +38,8 @@ var metrics = []metric{
 	{name: "kernel_publish_p50_ms_1000"},
 	{name: "kernel_publish_p50_ratio_1000_vs_10", bar: 1.5},
 	{name: "kernel_withdraw_p50_ratio_1000_vs_10"},
+	{name: "quota_create_p50_ms"},
+	{name: "quota_overhead_ratio", bar: 1.3}, // quotas of xfs, against the same without
 	{name: "restart_5000_s", bar: 20},
 	{name: "rss_mib_1000", bar: 64},
 }
