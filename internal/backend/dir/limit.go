@@ -45,7 +45,8 @@ type limiter interface {
 	limit(v *volume.Volume, built *os.File) error
 	// settle makes what was built durable.
 	settle(built *os.File) error
-	// resize brings the limit of v, which has one, to its Size and Inodes.
+	// resize brings the limit of v, which has one, to its Size and Inodes, so that it is
+	// durable before a record that tells of it.
 	resize(v volume.Volume) error
 	// round gives the size that the file system makes of one.
 	round(bytes uint64) uint64

@@ -35,7 +35,7 @@ func (s subvolumes) limit(v *volume.Volume, d *os.File) error {
 		return err
 	}
 	v.QuotaID, v.Limit = id, LimitBtrfs
-	return s.resize(*v)
+	return btrfs.SetLimit(s.b.rootDir, id, uint64(v.Size))
 }
 
 // make makes v's subvolume, unless a run that was cut off has. An empty directory is
@@ -77,7 +77,10 @@ func (s subvolumes) resize(v volume.Volume) error {
 	if v.Inodes > 0 {
 		return inodesUnsupported(v)
 	}
-	return btrfs.SetLimit(s.b.rootDir, v.QuotaID, uint64(v.Size))
+	if err := btrfs.SetLimit(s.b.rootDir, v.QuotaID, uint64(v.Size)); err != nil {
+		return err
+	}
+	return btrfs.Commit(s.b.rootDir)
 }
 
 func (subvolumes) round(bytes uint64) uint64 { return bytes }
