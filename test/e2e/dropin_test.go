@@ -20,24 +20,33 @@ import (
 // their deployments, and those that give it a place of its own on this machine.
 func (s *site) startDropIn() *harness.Berth {
 	s.t.Helper()
+	b := s.beginDropIn()
+	s.ready(b)
+	return b
+}
+
+// beginDropIn is startDropIn without waiting, and with more flags.
+func (s *site) beginDropIn(flags ...string) *harness.Berth {
+	s.t.Helper()
 	port, err := harness.FreePort()
 	s.must(err)
 	o := s.options
 	http := fmt.Sprintf("127.0.0.1:%d", port)
-	p, err := harness.Start(filepath.Join(o.Folder, "berth.log"), o.Binary, "nfs-provisioner",
-		"-provisioner="+o.Provisioner,
+	p, err := harness.Start(filepath.Join(o.Folder, "berth.log"), o.Binary, append([]string{
+		"nfs-provisioner",
+		"-provisioner=" + o.Provisioner,
 		"-kubeconfig", o.Kubeconfig,
 		"--grace-period=0", // one dash or two
 		"-server-hostname=127.0.0.1",
-		"-export-root="+o.Root,
-		"-run-dir="+filepath.Join(o.Folder, "run"),
+		"-export-root=" + o.Root,
+		"-run-dir=" + filepath.Join(o.Folder, "run"),
 		"-nfs-listen=127.0.0.1",
 		fmt.Sprintf("-nfs-port=%d", o.NFSPort),
-		"-http-listen="+http)
+		"-http-listen=" + http,
+	}, flags...)...)
 	s.must(err)
 	b := &harness.Berth{Process: p, Options: o, URL: "http://" + http}
 	endWithTest(s.t, b)
-	s.ready(b)
 	return b
 }
 
