@@ -94,6 +94,8 @@ type Export struct {
 	Path    string // what clients mount; absolute and clean
 	Squash  Squash
 	Clients Clients // who may mount it
+	// ReadOnly: what clients write is refused.
+	ReadOnly bool
 }
 
 // Server makes exports reachable by clients. Its methods may be called at the

@@ -44,6 +44,7 @@ func (s Suite) Run(t *testing.T) {
 		{"PublishAgain", publishAgain},
 		{"PublishChangedSquash", publishChangedSquash},
 		{"OnlyClientsReachIt", onlyClientsReachIt},
+		{"ReadOnly", readOnly},
 		{"PublishUnderATakenID", publishUnderATakenID},
 		{"PublishBadPaths", publishBadPaths},
 		{"PublishEndedContext", publishEndedContext},
@@ -156,6 +157,26 @@ func onlyClientsReachIt(t *testing.T, target Target) {
 	e.Clients = export.Clients{}
 	publish(t, target, e)
 	wantReachable(t, target, e)
+}
+
+func readOnly(t *testing.T, target Target) {
+	e := newExport(t, target, 1)
+	publish(t, target, e)
+	wantReachable(t, target, e)
+	for _, c := range []export.Clients{{}, clients(t, "127.0.0.0/8", "::1")} {
+		e.ReadOnly, e.Clients = true, c
+		publish(t, target, e)
+		client := dial(t, target, 0)
+		if _, err := client.ReadFile(t.Context(), e.Path+"/file"); err != nil {
+			t.Errorf("reading what clients %s may only read: %v", c, err)
+		}
+		if err := client.WriteFile(t.Context(), e.Path+"/file", []byte("x"), 0o644); !errors.Is(err, nfs4.ErrROFS) {
+			t.Errorf("writing what clients %s may only read: got error %v, want %v", c, err, nfs4.ErrROFS)
+		}
+		e.ReadOnly = false
+		publish(t, target, e)
+		wantReachable(t, target, e)
+	}
 }
 
 func clients(t *testing.T, words ...string) export.Clients {

@@ -93,11 +93,15 @@ func exportBlock(e export.Export, alone bool) ([]byte, error) {
 	case alone:
 		b.WriteString(" Squash = No_Root_Squash;")
 	}
+	access := "RW"
+	if e.ReadOnly {
+		access = "RO"
+	}
 	switch {
 	case !e.Clients.All():
-		fmt.Fprintf(&b, " Access_Type = None; CLIENT { Clients = %s; Access_Type = RW; }", strings.Join(e.Clients.List(), ", "))
-	case alone:
-		b.WriteString(" Access_Type = RW;")
+		fmt.Fprintf(&b, " Access_Type = None; CLIENT { Clients = %s; Access_Type = %s; }", strings.Join(e.Clients.List(), ", "), access)
+	case alone, e.ReadOnly:
+		fmt.Fprintf(&b, " Access_Type = %s;", access)
 	}
 	b.WriteString(" FSAL { Name = VFS; } }\n")
 	return b.Bytes(), nil

@@ -63,9 +63,18 @@ func TestExportBlock(t *testing.T) {
 	if got, err = exportBlock(e, false); err != nil {
 		t.Fatal(err)
 	}
-	want = strings.Replace(want, " FSAL", " Access_Type = None; CLIENT { Clients = 10.0.0.0/8, fd00::1; Access_Type = RW; } FSAL", 1)
+	all := want
+	want = strings.Replace(all, " FSAL", " Access_Type = None; CLIENT { Clients = 10.0.0.0/8, fd00::1; Access_Type = RW; } FSAL", 1)
 	if string(got) != want {
 		t.Errorf("got  %swant %s", got, want)
+	}
+	e.ReadOnly = true
+	if got, err = exportBlock(e, false); err != nil || string(got) != strings.Replace(want, "= RW", "= RO", 1) {
+		t.Errorf("read-only for clients: %s, %v", got, err)
+	}
+	e.Clients = export.Clients{}
+	if got, err = exportBlock(e, false); err != nil || string(got) != strings.Replace(all, " FSAL", " Access_Type = RO; FSAL", 1) {
+		t.Errorf("read-only: %s, %v", got, err)
 	}
 }
 

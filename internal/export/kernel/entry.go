@@ -64,6 +64,8 @@ func opposite(o string) string {
 	switch o {
 	case "rw":
 		return "ro"
+	case "ro":
+		return "rw"
 	case "sync":
 		return "async"
 	case "insecure":

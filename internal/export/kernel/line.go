@@ -24,14 +24,17 @@ const anonymousID = "65534"
 
 // linesOf are the lines of an export, one for each client.
 func linesOf(e export.Export) []line {
-	squash := "no_root_squash"
+	access, squash := "rw", "no_root_squash"
+	if e.ReadOnly {
+		access = "ro"
+	}
 	if e.Squash == export.SquashRoot {
 		squash = "root_squash"
 	}
 	// Everything is said, so that no default has a meaning. "insecure": a client
 	// behind address translation has no port below 1024. The flags of "sec" are
 	// those before it.
-	options := "rw,sync,insecure," + squash + ",no_all_squash,no_subtree_check" +
+	options := access + ",sync,insecure," + squash + ",no_all_squash,no_subtree_check" +
 		",anonuid=" + anonymousID + ",anongid=" + anonymousID + ",fsid=" + fsid(e.FSID) + ",sec=sys"
 	var lines []line
 	for _, client := range clients(e.Clients) {
