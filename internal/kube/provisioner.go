@@ -37,6 +37,7 @@ type Pool struct {
 	Owner    volume.Owner  // of new volumes, if the class does not say
 	Squash   export.Squash // likewise
 	GIDs     volume.GIDRange
+	Static   []Static
 }
 
 // provisioner makes and deletes volumes for the library's controller.

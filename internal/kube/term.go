@@ -56,6 +56,11 @@ func (f *FrontEnd) runTerm(ctx context.Context, cluster string, r rights) {
 		f.o.Log.Error("cannot watch PersistentVolumes", "err", err)
 		return
 	}
+	static := newStatics(f.client, f.address, f.o.Pools, f.o.Log)
+	if _, err := volumes.AddEventHandler(static.handler()); err != nil {
+		f.o.Log.Error("cannot watch PersistentVolumes", "err", err)
+		return
+	}
 	library := controller.NewProvisionController(ctx, f.client, f.o.Provisioner, p,
 		controller.LeaderElection(false),
 		controller.AddFinalizer(r.finalizers),
@@ -75,6 +80,7 @@ func (f *FrontEnd) runTerm(ctx context.Context, cluster string, r rights) {
 	library.ControllerWaitGroup(&workers)
 	workers.Go(func() { f.scavenge(ctx, p) })
 	workers.Go(func() { taker.run(ctx) })
+	workers.Go(func() { static.run(ctx, volumes) })
 	factory.Start(ctx.Done())
 	f.o.Log.Info("serving claims")
 	library.Run(ctx)
