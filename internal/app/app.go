@@ -60,7 +60,9 @@ type pool struct {
 	backend *dir.Backend
 	// Of its NFS server, which other pools may share.
 	exporter *exporter
+	clients  export.Clients
 	manager  *volume.Manager
+	front    *kube.Pool // as its front end has it
 }
 
 // setup makes all parts. Whatever is wrong with the configuration or the host is
@@ -138,10 +140,11 @@ func (a *app) setupFrontEnds() error {
 		if d.RootSquash {
 			squash = export.SquashRoot
 		}
-		pools[name] = append(pools[name], &kube.Pool{
+		p.front = &kube.Pool{
 			Volumes: p.manager, Instance: p.backend.Identity(), Squash: squash, GIDs: gids,
 			Owner: volume.Owner{UID: d.UID, GID: d.GID, Mode: uint32(d.Mode)},
-		})
+		}
+		pools[name] = append(pools[name], p.front)
 	}
 	for _, name := range names {
 		a.frontEnds = append(a.frontEnds, kube.NewFrontEnd(a.client, kube.Options{

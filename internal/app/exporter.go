@@ -11,6 +11,7 @@ import (
 	"github.com/berth-storage/berth/internal/export"
 	"github.com/berth-storage/berth/internal/export/ganesha"
 	"github.com/berth-storage/berth/internal/export/kernel"
+	"github.com/berth-storage/berth/internal/static"
 	"github.com/berth-storage/berth/internal/volume"
 )
 
@@ -117,13 +118,13 @@ func (a *app) setupGanesha(pools []*pool) error {
 // addExporter makes the managers of its pools.
 func (a *app) addExporter(e *exporter) error {
 	for _, p := range e.pools {
-		clients, err := export.ParseClients(p.config.Clients)
-		if err != nil {
+		var err error
+		if p.clients, err = export.ParseClients(p.config.Clients); err != nil {
 			return fmt.Errorf("pool %s: %w", p.config.Name, err)
 		}
 		p.exporter = e
 		p.manager = volume.NewManager(volume.Pool{
-			Name: p.config.Name, Backend: p.backend, Server: e.server, IDs: e.ids, ExportPath: p.config.ExportPath, Clients: clients,
+			Name: p.config.Name, Backend: p.backend, Server: e.server, IDs: e.ids, ExportPath: p.config.ExportPath, Clients: p.clients,
 			MaxVolumes: p.config.MaxVolumes,
 			Log:        a.log.With("component", "volumes", "pool", p.config.Name), Observe: a.metrics.Operation(p.config.Name),
 		})
@@ -135,16 +136,21 @@ func (a *app) addExporter(e *exporter) error {
 // recoverExporter brings an NFS server to what the records of its pools want.
 func (a *app) recoverExporter(ctx context.Context, e *exporter) error {
 	var want []export.Export
+	books := map[*pool]*static.Book{}
 	for _, p := range e.pools {
 		exports, err := p.manager.Recover(ctx)
 		if err != nil {
 			return fmt.Errorf("pool %s: %w", p.config.Name, err)
 		}
 		want = append(want, exports...)
+		books[p] = a.openBook(p, e.ids)
 	}
 	if err := e.ids.Compact(); err != nil {
 		// A full disk, most likely. Whoever can make room needs NFS for that.
 		a.log.Error("new volumes cannot be made", "err", err)
+	}
+	for _, p := range e.pools {
+		want = append(want, a.exportStatic(p, books[p])...)
 	}
 	a.log.Info("exporting volumes", "server", e.name, "exports", len(want))
 	if s, ours := e.server.(ownServer); ours {

@@ -40,6 +40,20 @@ type Pool struct {
 	MaxVolumes  int      `json:"maxVolumes"` // 0: no limit
 	GIDRange    string   `json:"gidRange"`   // for classes with gid: auto; see volume.ParseGIDRange
 	Defaults    Defaults `json:"defaults"`
+	Static      []Static `json:"static"`
+}
+
+// Static is a directory that is there already, outside of the root, and is published
+// as a PersistentVolume. Its data is never touched.
+type Static struct {
+	Path             string   `json:"path"`       // on the server's host
+	ExportPath       string   `json:"exportPath"` // what clients mount
+	Capacity         string   `json:"capacity"`   // a quantity of Kubernetes, as in 10Gi
+	Name             string   `json:"name"`       // of the PersistentVolume
+	AccessModes      []string `json:"accessModes"`
+	StorageClassName string   `json:"storageClassName"`
+	MountOptions     []string `json:"mountOptions"`
+	ReadOnly         bool     `json:"readOnly"`
 }
 
 // AdoptNFSProvisioner is the value of Pool.Adopt.

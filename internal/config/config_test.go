@@ -202,3 +202,18 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// The list that the first version of nfs-provisioner took is one of Berth's.
+func TestStaticDirectoriesOfNFSProvisioner(t *testing.T) {
+	c, err := config.Parse([]byte(`pools: [{name: a, provisioner: x/y, dir: {root: /srv/a}, static: [{"path":"/home","capacity":"1Mi"},{"path":"/srv/My_Data.d","capacity":"10Gi","readOnly":true}]}]`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []config.Static{
+		{Path: "/home", ExportPath: "/home", Capacity: "1Mi", Name: "home", AccessModes: []string{"ReadWriteMany"}},
+		{Path: "/srv/My_Data.d", ExportPath: "/srv/My_Data.d", Capacity: "10Gi", Name: "srv-my-data-d", AccessModes: []string{"ReadOnlyMany"}, ReadOnly: true},
+	}
+	if diff := cmp.Diff(want, c.Pools[0].Static); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}

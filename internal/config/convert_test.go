@@ -87,6 +87,7 @@ func TestConvertedFlagsAreTheDropIns(t *testing.T) {
 		{"-master=http://127.0.0.1:8080"},
 		{"-kubeconfig=/root/.kube/config"},
 		{"-run-server=true", "-use-ganesha=true", "-leader-elect"},
+		{"-run-server=false"}, {"-run-server=false", "-use-ganesha=false"},
 		{"-grace-period=0"}, {"-grace-period=180"}, {"--grace-period", "30"},
 		{"-root-squash"},
 		{"-enable-xfs-quota"},
@@ -95,7 +96,7 @@ func TestConvertedFlagsAreTheDropIns(t *testing.T) {
 		{"-max-exports=7"}, {"-max-exports=-3"},
 		{"-device-based-fsids"}, {"-device-based-fsids=false"},
 		{"-server-hostname=nfs.example.com"},
-		{"-export-root=/srv/nfs"}, {"-gid-range=5000-5999"}, {"-run-dir=/run/other"}, {"-nfs-listen=10.0.0.1"}, {"-nfs-port=3049"},
+		{"-export-root=/srv/nfs"}, {"-export-root=/srv/nfs", "-export-path=/export"}, {"-export-path=/other/"}, {"-gid-range=5000-5999"}, {"-run-dir=/run/other"}, {"-nfs-listen=10.0.0.1"}, {"-nfs-port=3049"},
 		{"-http-listen=:9421"}, {"-workers=7"}, {"-kube-qps=0.5", "-kube-burst=3"}, {"-log-level=debug"}, {"-standby"},
 	} {
 		want, err := config.FromNFSProvisioner(args, io.Discard)

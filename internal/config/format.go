@@ -62,16 +62,19 @@ func (f *formatter) item(indent string, v reflect.Value) {
 	copy(f.out.Bytes()[start+len(indent):], "- ")
 }
 
-// usualPool is what a pool is like of which the file says no more than p's name, and
-// that is left out of it.
+// usualPool is what a pool is like of which the file says no more than p's name, root
+// and exporter, without these.
 func usualPool(p Pool) Pool {
-	c := Config{Pools: []Pool{{Name: p.Name}}}
+	c := Config{Pools: []Pool{{Name: p.Name, Exporter: p.Exporter}}}
 	if p.Dir != nil {
-		c.Pools[0].Dir = &Dir{}
+		c.Pools[0].Dir = &Dir{Root: p.Dir.Root}
 	}
 	c.complete()
 	usual := c.Pools[0]
-	usual.Name = ""
+	usual.Name, usual.Exporter = "", ExporterGanesha
+	if usual.Dir != nil {
+		usual.Dir.Root = ""
+	}
 	return usual
 }
 

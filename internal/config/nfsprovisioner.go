@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -28,11 +29,11 @@ type nfsProvisionerFlags struct {
 	gracePeriod, failedRetryThreshold         int
 	maxExports                                int
 
-	exportRoot, runDir, listen, http, logLevel, gidRange string
-	port, workers, burst                                 int
-	qps                                                  float64
-	standby                                              bool
-	deviceBasedFSIDs                                     *bool // nil: as it was
+	exportRoot, exportPath, runDir, listen, http, logLevel, gidRange string
+	port, workers, burst                                             int
+	qps                                                              float64
+	standby                                                          bool
+	deviceBasedFSIDs                                                 *bool // nil: as it was
 }
 
 func (f *nfsProvisionerFlags) register(set *flag.FlagSet) {
@@ -56,7 +57,8 @@ func (f *nfsProvisionerFlags) register(set *flag.FlagSet) {
 		})
 	set.StringVar(&f.hostname, "server-hostname", "", "`address` of the NFS server in PersistentVolumes")
 
-	set.StringVar(&f.exportRoot, "export-root", nfsProvisionerRoot, "Berth's: `path` of the directory that holds the volumes; they are exported under the same path")
+	set.StringVar(&f.exportRoot, "export-root", nfsProvisionerRoot, "Berth's: `path` of the directory that holds the volumes")
+	set.StringVar(&f.exportPath, "export-path", "", "Berth's: `path` under which clients see the export root, if another (default: the same)")
 	set.StringVar(&f.gidRange, "gid-range", "", "Berth's: `range` like 5000-5999 of groups for StorageClasses with gid: auto")
 	set.StringVar(&f.runDir, "run-dir", "", "Berth's: `path` of the directory in which a folder for sockets is made (default /run/berth)")
 	set.StringVar(&f.listen, "nfs-listen", "", "Berth's: IP `address` that NFS is served on (default: all)")
@@ -125,6 +127,10 @@ func (f nfsProvisionerFlags) validate() error {
 func (f nfsProvisionerFlags) config() Config {
 	c := Default()
 	root := filepath.Clean(f.exportRoot)
+	exportPath := root // PersistentVolumes of nfs-provisioner name the path on its disk
+	if f.exportPath != "" {
+		exportPath = path.Clean(f.exportPath)
+	}
 	quota := QuotaOff // as it was without the flag, whatever the file system has
 	if f.enableQuota {
 		quota = QuotaRequired
@@ -139,7 +145,7 @@ func (f nfsProvisionerFlags) config() Config {
 		Dir:         &Dir{Root: root, Quota: quota},
 		Adopt:       AdoptNFSProvisioner,
 		Exporter:    exporter,
-		ExportPath:  root, // PersistentVolumes of nfs-provisioner name the path on its disk
+		ExportPath:  exportPath,
 		Clients:     strings.Split(f.exportSubnet, ","),
 		MaxVolumes:  max(0, f.maxExports),
 		GIDRange:    f.gidRange,

@@ -88,6 +88,9 @@ func (c *Config) complete() {
 		if p.Defaults.Mode == 0 {
 			p.Defaults.Mode = DefaultMode
 		}
+		for j := range p.Static {
+			p.Static[j].complete()
+		}
 	}
 }
 
@@ -108,6 +111,9 @@ func (c Config) Validate() error {
 		if err := p.validate(c.Pools[:i]); err != nil {
 			bad("pools[%d] (%s): %w", i, p.Name, err)
 		}
+	}
+	if err := c.validateStatic(); err != nil {
+		wrong = append(wrong, err)
 	}
 	if c.Ganesha.Listen != "" && net.ParseIP(c.Ganesha.Listen) == nil {
 		bad("ganesha.listen: %q is not an IP address", c.Ganesha.Listen)
@@ -159,7 +165,7 @@ func (p Pool) validate(before []Pool) error {
 		return fmt.Errorf("dir.root: %q is not a clean absolute path below /", p.Dir.Root)
 	case !path.IsAbs(p.ExportPath) || path.Clean(p.ExportPath) != p.ExportPath || p.ExportPath == "/":
 		return fmt.Errorf("exportPath: %q is not a clean absolute path below /", p.ExportPath)
-	case strings.ContainsFunc(p.Dir.Root+p.ExportPath, func(r rune) bool { return r < ' ' || r == 0x7f || r == '"' || r == '\\' }):
+	case !exportable(p.Dir.Root + p.ExportPath):
 		return errors.New("dir.root and exportPath: quotes, backslashes and control characters cannot be exported")
 	case p.Defaults.UID == math.MaxUint32 || p.Defaults.GID == math.MaxUint32:
 		return fmt.Errorf("defaults.uid and gid: %d is no user's or group's number", uint32(math.MaxUint32))
