@@ -16,7 +16,6 @@ import (
 // container is a running one: runc, and below it the processes of the image.
 type container struct {
 	*tied.Process
-	id  string
 	net *network
 }
 
@@ -60,7 +59,7 @@ func startContainer(ctx context.Context, rootfs, folder, id, logFile, apiServer 
 	if err != nil {
 		return nil, err
 	}
-	c := &container{Process: process, id: id, net: n}
+	c := &container{Process: process, net: n}
 	err = n.attach(ctx, c.PID, apiServer)
 	if err == nil {
 		_, err = io.WriteString(ready, "\n")
@@ -88,30 +87,10 @@ func (c *container) stop(grace time.Duration) {
 	late := time.AfterFunc(grace, c.Kill)
 	defer late.Stop()
 	_ = c.Stop() // how it ended is in its log
-	c.cleanUp()
+	_ = c.net.detach()
 }
 
 func (c *container) kill() {
 	c.Kill()
-	c.cleanUp()
-}
-
-// cleanUp removes what the kernel keeps of a container that was killed: its control
-// groups, which runc makes in each hierarchy below its own. A process in them that the
-// kernel has not ended yet keeps one a moment longer.
-func (c *container) cleanUp() {
 	_ = c.net.detach()
-	for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		left := false
-		_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, _ error) error {
-			if d != nil && d.IsDir() && d.Name() == c.id {
-				left = os.Remove(path) != nil || left
-				return filepath.SkipDir
-			}
-			return nil
-		})
-		if !left {
-			return
-		}
-	}
 }
