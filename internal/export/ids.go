@@ -26,6 +26,8 @@ const aheadIDs = 64
 // The file at path holds that order: lines "next N" (ids from N on were never
 // given out), "freed N" and "taken N". Which ids are in use is not in it: the volumes'
 // records say that, by Reserve, before Compact is called.
+//
+// A nil *IDs is that of a server that has no export ids: it gives out 0, always.
 type IDs struct {
 	mu    sync.Mutex
 	path  string
@@ -68,6 +70,9 @@ func OpenIDs(path string) (*IDs, error) {
 
 // Reserve says that a record holds id. It is an error if another one does too.
 func (s *IDs) Reserve(id ID) error {
+	if s == nil {
+		return nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if id == 0 {
@@ -84,6 +89,9 @@ func (s *IDs) Reserve(id ID) error {
 // Pass says that another program has given out the ids up to last. Its clients may hold
 // handles with them, so they count as used once and freed just now.
 func (s *IDs) Pass(last ID) {
+	if s == nil {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.next = max(s.next, int(last)+1)
@@ -92,6 +100,9 @@ func (s *IDs) Pass(last ID) {
 // Avoid keeps id from being given out, in this run: somebody else uses it at the
 // server.
 func (s *IDs) Avoid(id ID) {
+	if s == nil {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.used[id] = true
@@ -101,6 +112,9 @@ func (s *IDs) Avoid(id ID) {
 // below "next" that is neither in use nor listed was lost to a crash: nobody
 // knows when it was freed, so it goes to the end of the queue.
 func (s *IDs) Compact() error {
+	if s == nil {
+		return nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	listed := make([]bool, 1<<16)
@@ -145,6 +159,9 @@ func (s *IDs) Compact() error {
 
 // Take gives out an id. It is the caller's until Free or Return.
 func (s *IDs) Take() (ID, error) {
+	if s == nil {
+		return 0, nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.next < 1<<16 && s.used[s.next] { // one to avoid
@@ -182,6 +199,9 @@ func (s *IDs) Take() (ID, error) {
 
 // Return gives back an id that was never exported: it may be the next one taken.
 func (s *IDs) Return(id ID) {
+	if s == nil {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.used[id] = false
@@ -190,6 +210,9 @@ func (s *IDs) Return(id ID) {
 
 // Free gives back the id of a volume whose data is purged.
 func (s *IDs) Free(id ID) error {
+	if s == nil {
+		return nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.used[id] {

@@ -435,3 +435,22 @@ func FuzzIDFile(f *testing.F) {
 		}
 	})
 }
+
+// A server without export ids.
+func TestNilIDs(t *testing.T) {
+	var ids *export.IDs
+	ids.Pass(7)
+	ids.Avoid(7)
+	for range 3 {
+		if err := ids.Reserve(0); err != nil {
+			t.Error(err)
+		}
+		if id, err := ids.Take(); id != 0 || err != nil {
+			t.Errorf("Take gives %d, %v", id, err)
+		}
+	}
+	ids.Return(0)
+	if err := errors.Join(ids.Compact(), ids.Free(0)); err != nil {
+		t.Error(err)
+	}
+}

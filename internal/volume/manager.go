@@ -18,7 +18,7 @@ type Pool struct {
 	Name       string
 	Backend    Backend
 	Server     export.Server
-	IDs        *export.IDs // of the server, shared by its pools
+	IDs        *export.IDs // of the server, shared by its pools; nil if it has none
 	ExportPath string      // clients mount a volume at ExportPath/<its path>; absolute
 	Clients    export.Clients
 	MaxVolumes int // 0: as many as the server has export ids for
