@@ -150,8 +150,11 @@ func (a *app) adoptable(ctx context.Context, c config.Pool) ([]adopt.PV, adopt.O
 	return pvs, o, nil
 }
 
-// takenIDs adds the export ids of a pool's volumes to taken.
+// takenIDs adds the export ids of a pool's volumes to taken. Those on a share have none.
 func takenIDs(ctx context.Context, p config.Pool, taken map[export.ID]string) error {
+	if p.Dir == nil {
+		return nil
+	}
 	view, err := dir.OpenView(p.Dir.Root)
 	if err != nil {
 		return err

@@ -73,6 +73,9 @@ func (a *app) setup(ctx context.Context) error {
 		return err
 	}
 	for _, p := range a.config.Pools {
+		if p.Dir == nil {
+			return fmt.Errorf("pool %s: pools on a share cannot be served yet", p.Name)
+		}
 		if err := a.openPool(ctx, p); err != nil {
 			return fmt.Errorf("pool %s: %w", p.Name, err)
 		}

@@ -32,7 +32,8 @@ type Config struct {
 type Pool struct {
 	Name        string   `json:"name"`
 	Provisioner string   `json:"provisioner"` // of the StorageClasses that it serves
-	Dir         *Dir     `json:"dir"`
+	Dir         *Dir     `json:"dir"`         // this or Subdir
+	Subdir      *Subdir  `json:"subdir"`
 	Adopt       string   `json:"adopt"` // the program whose volumes are taken over at the first start
 	Exporter    string   `json:"exporter"`
 	ExportPath  string   `json:"exportPath"` // clients mount <exportPath>/<volume>
@@ -40,6 +41,7 @@ type Pool struct {
 	MaxVolumes  int      `json:"maxVolumes"` // 0: no limit
 	GIDRange    string   `json:"gidRange"`   // for classes with gid: auto; see volume.ParseGIDRange
 	Defaults    Defaults `json:"defaults"`
+	Archives    Archives `json:"archives"`
 	Static      []Static `json:"static"`
 }
 
@@ -56,7 +58,7 @@ type Static struct {
 	ReadOnly         bool     `json:"readOnly"`
 }
 
-// AdoptNFSProvisioner is the value of Pool.Adopt.
+// AdoptNFSProvisioner is a value of Pool.Adopt, for dir pools.
 const AdoptNFSProvisioner = "nfs-provisioner"
 
 // Exporters: what makes a pool's volumes reachable.
@@ -103,6 +105,10 @@ type Defaults struct {
 	UID        uint32 `json:"uid"`
 	GID        uint32 `json:"gid"`
 	RootSquash bool   `json:"rootSquash"`
+	OnDelete   string `json:"onDelete"`
+	// The others are for pools on a share.
+	Existing    string `json:"existing"`
+	PathPattern string `json:"pathPattern"` // see package pathpattern; "": <namespace>-<claim>-<volume>
 }
 
 // Ganesha is the NFS server that Berth runs, or one that somebody else runs.
@@ -216,5 +222,6 @@ func Default() Config {
 	}
 }
 
-// DefaultMode is the mode of a new volume's directory when nothing says another.
+// DefaultMode is the mode of a new volume's directory in a dir pool when nothing says
+// another.
 const DefaultMode Mode = 0o777

@@ -3,7 +3,9 @@ package config_test
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,13 +33,58 @@ func TestMinimalFileGetsDefaults(t *testing.T) {
 	want := config.Default()
 	want.Pools = []config.Pool{{
 		Name: "local", Provisioner: "example.com/nfs", Dir: &config.Dir{Root: "/srv/berth", Quota: config.QuotaAuto}, Exporter: config.ExporterGanesha,
-		ExportPath: "/local", Defaults: config.Defaults{Mode: 0o777},
+		ExportPath: "/local", Defaults: config.Defaults{Mode: 0o777, OnDelete: "delete", Existing: "refuse"},
 	}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
 	if got.Ganesha.NFSv3 {
 		t.Error("NFSv3 is on in a new pool")
+	}
+}
+
+func TestMinimalShareGetsDefaults(t *testing.T) {
+	got, err := config.Parse([]byte("pools: [{name: nas, provisioner: x/y, subdir: {server: 10.0.0.1, path: /}}]"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := config.Default()
+	want.Pools = []config.Pool{{
+		Name: "nas", Provisioner: "x/y", Subdir: &config.Subdir{Server: "10.0.0.1", Path: "/"}, ExportPath: "/",
+		Defaults: config.Defaults{Mode: 0o770, OnDelete: "delete", Existing: "refuse"},
+	}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestServersOfShares(t *testing.T) {
+	for server, valid := range map[string]bool{
+		"nas": true, "nas.example.com.": true, "NAS_1": true, "10.0.0.1": true, "fd00::1": true, "[fd00::1]": true,
+		"": false, "-nas": false, "nas,": false, "nas:/share": false, "nas nas": false, "na/s": false, "[nas]": false,
+	} {
+		_, err := config.Parse([]byte(fmt.Sprintf("pools: [{name: nas, provisioner: x/y, subdir: {server: %q, path: /share}}]", server)))
+		if (err == nil) != valid {
+			t.Errorf("%q: got error %v", server, err)
+		}
+	}
+}
+
+func TestSizes(t *testing.T) {
+	for text, want := range map[string]config.Size{
+		"0": 0, "1000": 1000, `"1000"`: 1000, "1k": 1000, "1Ki": 1024, "10Gi": 10 << 30, "7Ei": 7 << 60, "9223372036854775807": math.MaxInt64,
+		"8Ei": -1, "-1": -1, "1.5Gi": -1, "1GiB": -1, "Gi": -1, "1 Gi": -1, "1kk": -1, "1ki": -1, "true": -1, "[1]": -1,
+	} {
+		c, err := config.Parse([]byte("pools: [{name: a, provisioner: x/y, dir: {root: /srv/a}, archives: {maxSize: " + text + "}}]"))
+		switch {
+		case want < 0 && err == nil:
+			t.Errorf("%s is read as %d", text, c.Pools[0].Archives.MaxSize)
+		case want < 0:
+		case err != nil || c.Pools[0].Archives.MaxSize != want:
+			t.Errorf("%s: got %d, error %v, want %d", text, c.Pools[0].Archives.MaxSize, err, want)
+		default:
+			wantRoundTrip(t, c)
+		}
 	}
 }
 

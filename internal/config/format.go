@@ -63,17 +63,23 @@ func (f *formatter) item(indent string, v reflect.Value) {
 }
 
 // usualPool is what a pool is like of which the file says no more than p's name, root
-// and exporter, without these.
+// or share, and exporter, without these.
 func usualPool(p Pool) Pool {
 	c := Config{Pools: []Pool{{Name: p.Name, Exporter: p.Exporter}}}
 	if p.Dir != nil {
 		c.Pools[0].Dir = &Dir{Root: p.Dir.Root}
+	}
+	if p.Subdir != nil {
+		c.Pools[0].Subdir = &Subdir{Path: p.Subdir.Path}
 	}
 	c.complete()
 	usual := c.Pools[0]
 	usual.Name, usual.Exporter = "", ExporterGanesha
 	if usual.Dir != nil {
 		usual.Dir.Root = ""
+	}
+	if usual.Subdir != nil {
+		usual.Exporter, usual.Subdir.Path = "", ""
 	}
 	return usual
 }

@@ -167,5 +167,6 @@ func (f nfsProvisionerFlags) config() Config {
 	c.HTTP.Listen = f.http
 	c.Log.Level = f.logLevel
 	c.Standby = f.standby
+	c.complete()
 	return c
 }

@@ -72,11 +72,13 @@ func keys(t reflect.Type) []string {
 func (c *Config) complete() {
 	for i := range c.Pools {
 		p := &c.Pools[i]
-		if p.Exporter == "" {
+		if p.Exporter == "" && p.Subdir == nil {
 			p.Exporter = ExporterGanesha
 		}
 		switch {
 		case p.ExportPath != "":
+		case p.Subdir != nil:
+			p.ExportPath = p.Subdir.Path
 		case p.Exporter == ExporterKernel && p.Dir != nil:
 			p.ExportPath = p.Dir.Root
 		default:
@@ -85,12 +87,26 @@ func (c *Config) complete() {
 		if p.Dir != nil && p.Dir.Quota == "" {
 			p.Dir.Quota = QuotaAuto
 		}
-		if p.Defaults.Mode == 0 {
-			p.Defaults.Mode = DefaultMode
-		}
+		p.Defaults.complete(p.Subdir != nil)
 		for j := range p.Static {
 			p.Static[j].complete()
 		}
+	}
+}
+
+func (d *Defaults) complete(share bool) {
+	switch {
+	case d.Mode != 0:
+	case share:
+		d.Mode = DefaultSubdirMode
+	default:
+		d.Mode = DefaultMode
+	}
+	if d.OnDelete == "" {
+		d.OnDelete = OnDeleteDelete
+	}
+	if d.Existing == "" {
+		d.Existing = ExistingRefuse
 	}
 }
 
@@ -159,27 +175,20 @@ func (p Pool) validate(before []Pool) error {
 		return errors.New("name: 1 to 63 small letters, digits and '-' inside")
 	case !provisionerName.MatchString(p.Provisioner):
 		return fmt.Errorf("provisioner: %q is not a name like example.com/nfs", p.Provisioner)
-	case p.Dir == nil:
-		return errors.New("dir: is missing; it says where the volumes are")
-	case !filepath.IsAbs(p.Dir.Root) || filepath.Clean(p.Dir.Root) != p.Dir.Root || p.Dir.Root == "/":
-		return fmt.Errorf("dir.root: %q is not a clean absolute path below /", p.Dir.Root)
-	case !path.IsAbs(p.ExportPath) || path.Clean(p.ExportPath) != p.ExportPath || p.ExportPath == "/":
-		return fmt.Errorf("exportPath: %q is not a clean absolute path below /", p.ExportPath)
-	case !exportable(p.Dir.Root + p.ExportPath):
-		return errors.New("dir.root and exportPath: quotes, backslashes and control characters cannot be exported")
 	case p.Defaults.UID == math.MaxUint32 || p.Defaults.GID == math.MaxUint32:
 		return fmt.Errorf("defaults.uid and gid: %d is no user's or group's number", uint32(math.MaxUint32))
 	case p.Defaults.Mode > 0o7777:
 		return fmt.Errorf("defaults.mode: %o has more than permission bits", p.Defaults.Mode)
 	}
-	switch {
-	case p.Exporter != ExporterGanesha && p.Exporter != ExporterKernel:
-		return fmt.Errorf("exporter: %q is unknown%s", p.Exporter, suggest.Nearest(p.Exporter, []string{ExporterGanesha, ExporterKernel}))
-	case p.Exporter == ExporterKernel && p.ExportPath != p.Dir.Root:
-		return fmt.Errorf("exportPath: %q is not dir.root: clients of the kernel's NFS server mount the path on disk; leave it out", p.ExportPath)
+	validate, adoptable := p.validateDir, AdoptNFSProvisioner
+	if p.Subdir != nil {
+		validate, adoptable = p.validateShare, AdoptNFSSubdir
 	}
-	if p.Adopt != "" && p.Adopt != AdoptNFSProvisioner {
-		return fmt.Errorf("adopt: %q is unknown%s", p.Adopt, suggest.Nearest(p.Adopt, []string{AdoptNFSProvisioner}))
+	if err := errors.Join(validate(), p.validatePolicy()); err != nil {
+		return err
+	}
+	if p.Adopt != "" && p.Adopt != adoptable {
+		return fmt.Errorf("adopt: %q is not possible here%s", p.Adopt, suggest.Nearest(p.Adopt, []string{adoptable}))
 	}
 	if _, err := export.ParseClients(p.Clients); err != nil {
 		return err
@@ -193,16 +202,57 @@ func (p Pool) validate(before []Pool) error {
 		}
 	}
 	for _, q := range before {
-		switch {
-		case p.Name == q.Name:
-			return errors.New("name: another pool has it")
-		case q.Dir != nil && overlap(p.Dir.Root, q.Dir.Root):
-			return fmt.Errorf("dir.root: %s and %s of pool %s lie in each other", p.Dir.Root, q.Dir.Root, q.Name)
-		case overlap(p.ExportPath, q.ExportPath):
-			return fmt.Errorf("exportPath: %s and %s of pool %s lie in each other", p.ExportPath, q.ExportPath, q.Name)
+		if err := p.beside(q); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+func (p Pool) validateDir() error {
+	switch {
+	case p.Dir == nil:
+		return errors.New("dir or subdir: is missing; it says where the volumes are")
+	case !filepath.IsAbs(p.Dir.Root) || filepath.Clean(p.Dir.Root) != p.Dir.Root || p.Dir.Root == "/":
+		return fmt.Errorf("dir.root: %q is not a clean absolute path below /", p.Dir.Root)
+	case !path.IsAbs(p.ExportPath) || path.Clean(p.ExportPath) != p.ExportPath || p.ExportPath == "/":
+		return fmt.Errorf("exportPath: %q is not a clean absolute path below /", p.ExportPath)
+	case !exportable(p.Dir.Root + p.ExportPath):
+		return errors.New("dir.root and exportPath: quotes, backslashes and control characters cannot be exported")
+	case p.Exporter != ExporterGanesha && p.Exporter != ExporterKernel:
+		return fmt.Errorf("exporter: %q is unknown%s", p.Exporter, suggest.Nearest(p.Exporter, []string{ExporterGanesha, ExporterKernel}))
+	case p.Exporter == ExporterKernel && p.ExportPath != p.Dir.Root:
+		return fmt.Errorf("exportPath: %q is not dir.root: clients of the kernel's NFS server mount the path on disk; leave it out", p.ExportPath)
+	}
+	return nil
+}
+
+// beside checks a pool against one before it: whatever lies in both would be deleted by
+// either.
+func (p Pool) beside(q Pool) error {
+	switch {
+	case p.Name == q.Name:
+		return errors.New("name: another pool has it")
+	case p.root() != "" && q.root() != "" && overlap(p.root(), q.root()):
+		return fmt.Errorf("root: %s and %s of pool %s lie in each other", p.root(), q.root(), q.Name)
+	case p.Subdir != nil:
+		return p.Subdir.beside(q.Subdir, q.Name)
+	case q.Dir != nil && overlap(p.ExportPath, q.ExportPath):
+		return fmt.Errorf("exportPath: %s and %s of pool %s lie in each other", p.ExportPath, q.ExportPath, q.Name)
+	}
+	return nil
+}
+
+// root is where the pool lies on this host; "" if that is for Berth to choose.
+func (p Pool) root() string {
+	switch {
+	case p.Subdir != nil:
+		return p.Subdir.Root
+	case p.Dir != nil:
+		return p.Dir.Root
+	default:
+		return ""
+	}
 }
 
 func overlap(a, b string) bool {

@@ -97,9 +97,9 @@ func (c Config) validateStatic() error {
 func (s Static) besidePools(pools []Pool) error {
 	for _, p := range pools {
 		switch {
-		case p.Dir != nil && overlap(s.Path, p.Dir.Root):
-			return fmt.Errorf("path: %s and the root %s of pool %s lie in each other: what is in a pool is Berth's to delete", s.Path, p.Dir.Root, p.Name)
-		case overlap(s.ExportPath, p.ExportPath):
+		case p.root() != "" && overlap(s.Path, p.root()):
+			return fmt.Errorf("path: %s and the root %s of pool %s lie in each other: what is in a pool is Berth's to delete", s.Path, p.root(), p.Name)
+		case p.Subdir == nil && overlap(s.ExportPath, p.ExportPath):
 			return fmt.Errorf("exportPath: %s and %s of pool %s lie in each other", s.ExportPath, p.ExportPath, p.Name)
 		}
 	}
