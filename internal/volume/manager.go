@@ -22,6 +22,7 @@ type Pool struct {
 	ExportPath string      // clients mount a volume at ExportPath/<its path>; absolute
 	Clients    export.Clients
 	MaxVolumes int // 0: as many as the server has export ids for
+	Archives   ArchivePolicy
 	Log        *slog.Logger
 	// Observe is told of each finished operation, for metrics. It may be nil.
 	Observe func(operation string, took time.Duration, err error)
@@ -190,8 +191,8 @@ func (m *Manager) Delete(ctx context.Context, n Name, cluster string) (err error
 	if err != nil {
 		return err
 	}
-	if v.Cluster != "" && v.Cluster != cluster {
-		return fmt.Errorf("%w: volume %s belongs to cluster %s, not to %s", ErrForeign, n, v.Cluster, cluster)
+	if err := v.checkCluster(cluster); err != nil {
+		return err
 	}
 	return m.discard(ctx, v)
 }

@@ -17,6 +17,9 @@ const (
 	StateCreating  State = "creating"  // begun; whoever asks for it again finishes it
 	StateReady     State = "ready"     // size, owner, mode, record and content are complete
 	StateDiscarded State = "discarded" // out of clients' sight; its bytes are being freed
+	StateRetained  State = "retained"  // its claim is gone; it stays where it is
+	StateArchiving State = "archiving" // its claim is gone; it is on its way to ArchivePath
+	StateArchived  State = "archived"  // its claim is gone; it lies at ArchivePath until it is restored or purged
 )
 
 // Reclaim says what becomes of a volume's data when its claim is deleted.
@@ -73,9 +76,12 @@ type Usage struct {
 	LimitBytes, LimitInodes uint64
 }
 
-// Source is what a new volume's content comes from.
+// Source is what a new volume's content comes from. One of its fields is set.
 type Source struct {
-	Volume Name
+	Volume Name // a copy of this one
+	// Archive is an archived or retained volume, which becomes the new one: its content
+	// is moved and its record consumed.
+	Archive Name
 }
 
 // Spec is what a volume shall be.
@@ -87,10 +93,13 @@ type Spec struct {
 	Claim   Claim
 	Cluster string // which cluster the claim is of: the uid of its namespace kube-system; "" if that may not be read
 	Reclaim Reclaim
-	Owner   Owner
-	GIDs    GIDRange // if not zero, Owner.GID becomes one of these that no other volume of the pool has
-	Export  ExportRef
-	From    *Source // nil: empty
+	// OnDelete is what Delete makes of it, if Kubernetes' own policy lets it come to that.
+	OnDelete OnDelete
+	Existing Existing // "" is ExistingRefuse
+	Owner    Owner
+	GIDs     GIDRange // if not zero, Owner.GID becomes one of these that no other volume of the pool has
+	Export   ExportRef
+	From     *Source // nil: empty
 }
 
 // Validate says whether s can be asked of a backend.
@@ -108,6 +117,14 @@ func (s Spec) Validate() error {
 		return fmt.Errorf("%w: volume %s: no claim", ErrInvalid, s.Name)
 	case s.Owner.Mode > 0o7777:
 		return fmt.Errorf("%w: volume %s: mode %o has more than permission bits", ErrInvalid, s.Name, s.Owner.Mode)
+	case s.From != nil && (s.From.Volume == Name{}) == (s.From.Archive == Name{}):
+		return fmt.Errorf("%w: volume %s: its source has to be one of a volume and an archive", ErrInvalid, s.Name)
+	}
+	if _, err := ParseOnDelete(string(s.OnDelete)); err != nil {
+		return fmt.Errorf("volume %s: onDelete: %w", s.Name, err)
+	}
+	if _, err := ParseExisting(string(s.Existing)); err != nil {
+		return fmt.Errorf("volume %s: existing: %w", s.Name, err)
 	}
 	return nil
 }
@@ -124,15 +141,28 @@ type Volume struct {
 	// QuotaID is the number that the storage counts the volume's content by: a project
 	// of xfs or ext4, a subvolume of btrfs. It is the volume's until it is purged. With
 	// no Limit it is not known yet whether the number could be had.
-	QuotaID   uint64    `json:"quotaId,omitempty"`
-	Claim     Claim     `json:"claim"`
-	Cluster   string    `json:"cluster"`
-	Reclaim   Reclaim   `json:"reclaim"`
-	Owner     Owner     `json:"owner"`
-	Export    ExportRef `json:"export"`
-	Created   time.Time `json:"created"`
-	State     State     `json:"state"`
-	Published bool      `json:"published"` // a PersistentVolume of it was seen, ever
+	QuotaID  uint64   `json:"quotaId,omitempty"`
+	Claim    Claim    `json:"claim"`
+	Cluster  string   `json:"cluster"`
+	Reclaim  Reclaim  `json:"reclaim"`
+	OnDelete OnDelete `json:"onDelete,omitempty"` // "" is OnDeleteDelete
+	// Shared says that it was made with ExistingShare, so that others may have its path too.
+	Shared bool `json:"shared,omitempty"`
+	// TookOver says that its directory was there before it, and nobody's.
+	TookOver bool `json:"tookOver,omitempty"`
+	// RestoredFrom is the volume whose content it got; see Source.Archive.
+	RestoredFrom Name      `json:"restoredFrom,omitzero"`
+	Owner        Owner     `json:"owner"`
+	Export       ExportRef `json:"export"`
+	Created      time.Time `json:"created"`
+	State        State     `json:"state"`
+	Published    bool      `json:"published"` // a PersistentVolume of it was seen, ever
+	// Ended is when the claim was deleted of a volume that is retained or archived.
+	Ended time.Time `json:"ended,omitzero"`
+	// ArchivePath is where an archived volume lies, below the pool's root; else "".
+	ArchivePath string `json:"archivePath,omitempty"`
+	// ArchiveBytes is what it takes up there; 0 if nobody has counted yet.
+	ArchiveBytes int64 `json:"archiveBytes,omitempty"`
 	// Origin is the program that made the volume, if it was not Berth.
 	Origin string `json:"origin,omitempty"`
 	Rev    int64  `json:"revision"` // grows with each change of the record
@@ -144,10 +174,17 @@ type Volume struct {
 
 // New is the volume that s asks for, before anything of it is made.
 func New(s Spec, now time.Time) Volume {
-	return Volume{
+	v := Volume{
 		Name: s.Name, Path: s.Path, Size: s.Size, Inodes: s.Inodes, Claim: s.Claim, Cluster: s.Cluster, Reclaim: s.Reclaim,
-		Owner: s.Owner, Export: s.Export, Created: now.UTC().Truncate(time.Second), State: StateCreating,
+		Shared: s.Existing == ExistingShare, Owner: s.Owner, Export: s.Export, Created: now.UTC().Truncate(time.Second), State: StateCreating,
 	}
+	if s.OnDelete != OnDeleteDelete {
+		v.OnDelete = s.OnDelete
+	}
+	if s.From != nil {
+		v.RestoredFrom = s.From.Archive
+	}
+	return v
 }
 
 // Is says whether v is the volume that s asks for, however far it got.
@@ -170,9 +207,14 @@ func (v Volume) AsExport(clients export.Clients) export.Export {
 type Backend interface {
 	// Create makes the volume of s, or goes on making it, and returns it ready.
 	// The record is written first, so that nothing is ever made that no record
-	// names. ErrExists if the name is another claim's, ErrBusy if it is
-	// discarded and not purged yet, ErrForeign if something that no record names
-	// lies at its path, ErrNoSpace, ErrUnsupported for a Source.
+	// names. ErrExists if the name is another claim's, or is kept: retained or archived.
+	// ErrBusy if it is discarded and not purged yet. ErrForeign if something that no record names
+	// lies at its path and s.Existing does not allow that, or if its path is another
+	// cluster's. ErrNotFound if what it shall be restored from is not kept. ErrNoSpace,
+	// ErrUnsupported for a Source.
+	//
+	// Owner is that of s as far as the storage lets anybody set it: no uid or gid
+	// but 0 may be passed over.
 	Create(ctx context.Context, s Spec) (Volume, error)
 	// Get reads one record. ErrNotFound only if the storage was read and has no
 	// such record.
@@ -186,8 +228,8 @@ type Backend interface {
 	// the record says so; Size may be rounded up as by Create. ErrNotFound,
 	// ErrUnsupported for Inodes where nothing can limit them.
 	Update(ctx context.Context, v Volume) (Volume, error)
-	// Discard makes n vanish from clients' sight in constant time; discarding
-	// again finishes what was begun. ErrNotFound.
+	// Discard makes n vanish from clients' sight in constant time, whatever its state;
+	// discarding again finishes what was begun. ErrNotFound.
 	Discard(ctx context.Context, n Name) error
 	// Purge frees a discarded volume's bytes and then its record. ErrConflict if
 	// n is not discarded, ErrNotFound.
