@@ -16,8 +16,8 @@ type Adopter interface {
 
 // Run adopts what Plan finds. A run that is cut off leaves records of what it got to;
 // the next one goes on. An error means that not everything was done that could be.
-func Run(ctx context.Context, pool Adopter, s *State, pvs []PV, o Options) (Report, error) {
-	r, err := Plan(ctx, pool, s, pvs, o)
+func Run(ctx context.Context, pool Adopter, from From, pvs []PV, o Options) (Report, error) {
+	r, err := Plan(ctx, pool, from, pvs, o)
 	if err != nil {
 		return r, err
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"path"
 	"slices"
 	"strings"
 	"time"
@@ -17,11 +16,17 @@ import (
 // PV is what a PersistentVolume says. Whoever may edit PersistentVolumes wrote it.
 type PV struct {
 	Name    string
-	Path    string // what clients mount; "" if it is not mounted by NFS
+	Server  string // what clients mount: the server,
+	Path    string // and the path; "" if it is not mounted by NFS
 	Size    int64  // bytes
 	Claim   volume.Claim
 	Reclaim volume.Reclaim
+	Class   string // its StorageClass
 	Created time.Time
+	// OnDelete is what that class says now of data whose claim is deleted. OnDeleteErr
+	// says why that is not known.
+	OnDelete    volume.OnDelete
+	OnDeleteErr error
 	// What nfs-provisioner notes: the annotations Provisioner_Id, Export_Id and
 	// EXPORT_block.
 	Identity, ExportID, ExportBlock string
@@ -37,6 +42,28 @@ type Pool interface {
 	Folders(ctx context.Context) ([]string, error)
 }
 
+// From is a program whose volumes are taken over, as far as it is known from what it
+// left behind.
+type From interface {
+	// Program is its name; records have it as their Origin.
+	Program() string
+	// begin begins a plan: all are the PersistentVolumes of the provisioner's name, and
+	// records are the pool's. What it finds out beside the volumes goes to r.
+	begin(all []PV, records []volume.Volume, o Options, r *Report) judge
+}
+
+// judge says which PersistentVolumes are certainly what their program made. Its errors
+// are *leftError.
+type judge interface {
+	// folders are the names below the root that need no explanation: the program's own,
+	// and those that PersistentVolumes name, also such as are left alone.
+	folders() []string
+	// place gives the path, in the pool, of the volume that pv stands for.
+	place(pv PV, name volume.Name) (volume.RelPath, error)
+	// complete adds to v what only this program's volumes have. found is what lies there.
+	complete(v *volume.Volume, pv PV, found volume.Found) error
+}
+
 // Options of a Plan.
 type Options struct {
 	ExportPath string // clients mount a volume at ExportPath/<its path>
@@ -50,6 +77,9 @@ type Report struct {
 	Adopt   []volume.Volume
 	Already []volume.Name // by an earlier run
 	Left    []Finding
+	// Kept are adopted, but it is not known what is to become of their data when their
+	// claims are deleted; so it is kept.
+	Kept []Finding
 	// Unclaimed are directories that no PersistentVolume and no record names.
 	Unclaimed []string
 	// LastID is the highest export id that the other program has given out. Handles of
@@ -57,7 +87,7 @@ type Report struct {
 	LastID export.ID
 }
 
-// Finding is a PersistentVolume that is left alone.
+// Finding is what is to be said of a PersistentVolume.
 type Finding struct {
 	PV  string
 	Err error
@@ -73,10 +103,10 @@ var errOther = errors.New("another server made it")
 // provisioner name, which that one adopts.
 func (f Finding) Other() bool { return errors.Is(f.Err, errOther) }
 
-// Plan says which of pvs, all of one provisioner name, are certainly volumes that s is
-// about and that lie in pool. It changes nothing.
-func Plan(ctx context.Context, pool Pool, s *State, pvs []PV, o Options) (Report, error) {
-	p := planner{pool: pool, state: s, o: o, ids: map[export.ID][]string{}}
+// Plan says which of pvs, all of one provisioner name, are certainly volumes of the
+// program and lie in pool. It changes nothing.
+func Plan(ctx context.Context, pool Pool, from From, pvs []PV, o Options) (Report, error) {
+	p := planner{pool: pool, from: from, o: o, leftAt: map[volume.RelPath]string{}}
 	for v, err := range pool.List(ctx) {
 		if err != nil {
 			// Nobody knows what it names: its path and its id may be those of a PersistentVolume.
@@ -84,15 +114,14 @@ func Plan(ctx context.Context, pool Pool, s *State, pvs []PV, o Options) (Report
 		}
 		p.records = append(p.records, v)
 	}
-	p.noteIDs(pvs)
-	named := map[string]bool{"v4recov": true, "v4old": true} // its NFS server's own
+	p.judge = from.begin(pvs, p.records, o, &p.report)
 	for _, pv := range slices.SortedFunc(slices.Values(pvs), func(a, b PV) int { return strings.Compare(a.Name, b.Name) }) {
 		if err := ctx.Err(); err != nil {
 			return Report{}, err
 		}
 		v, known, err := p.volume(ctx, pv)
 		if f, left := errors.AsType[*leftError](err); left {
-			p.report.Left = append(p.report.Left, Finding{PV: pv.Name, Err: f.err, Do: f.do})
+			p.leave(pv.Name, v.Path, f)
 		} else if err != nil {
 			return Report{}, fmt.Errorf("PersistentVolume %s: %w", pv.Name, err)
 		} else if known {
@@ -100,27 +129,40 @@ func Plan(ctx context.Context, pool Pool, s *State, pvs []PV, o Options) (Report
 		} else {
 			p.report.Adopt = append(p.report.Adopt, v)
 		}
-		named[pv.Name] = true
 	}
-	for _, v := range p.records {
-		first, _, _ := strings.Cut(v.Path.String(), "/")
-		named[first] = true
-	}
-	folders, err := pool.Folders(ctx)
-	if err != nil {
-		return Report{}, err
-	}
-	p.report.Unclaimed = slices.DeleteFunc(folders, func(name string) bool { return named[name] })
-	return p.report, nil
+	p.leaveShared()
+	return p.report, p.findUnclaimed(ctx)
 }
 
 type planner struct {
 	pool    Pool
-	state   *State
+	from    From
+	judge   judge
 	o       Options
 	records []volume.Volume
-	ids     map[export.ID][]string // which PersistentVolumes say that an id is theirs
+	leftAt  map[volume.RelPath]string // directories of PersistentVolumes that are left alone
 	report  Report
+}
+
+func (p *planner) leave(pv string, at volume.RelPath, why *leftError) {
+	p.report.Left = append(p.report.Left, Finding{PV: pv, Err: why.err, Do: why.do})
+	if at != (volume.RelPath{}) {
+		p.leftAt[at] = pv
+	}
+}
+
+// leaveShared leaves alone what shares its directory with a PersistentVolume that is left
+// alone: the data goes with the last record of it, and that one has none.
+func (p *planner) leaveShared() {
+	p.report.Adopt = slices.DeleteFunc(p.report.Adopt, func(v volume.Volume) bool {
+		other, shared := p.leftAt[v.Path]
+		if shared {
+			p.report.Left = append(p.report.Left, Finding{PV: v.Name.String(),
+				Err: fmt.Errorf("its directory is also that of PersistentVolume %s, which is left alone", other), Do: "do what is said of that one, and adopt again"})
+			p.report.Kept = slices.DeleteFunc(p.report.Kept, func(f Finding) bool { return f.PV == v.Name.String() })
+		}
+		return shared
+	})
 }
 
 // leftError is why a PersistentVolume is left alone.
@@ -137,43 +179,27 @@ func left(do, format string, args ...any) error {
 
 const doData = "copy its data into a new claim's volume, then delete the old claim and PersistentVolume"
 
-// noteIDs notes who says that an export id is his.
-func (p *planner) noteIDs(pvs []PV) {
-	for id := range p.state.ids {
-		p.report.LastID = max(p.report.LastID, id)
-	}
-	for _, pv := range pvs {
-		if id, err := parseID(pv.ExportID); err == nil && pv.Identity == p.state.Identity {
-			p.ids[id] = append(p.ids[id], pv.Name)
-			p.report.LastID = max(p.report.LastID, id)
-		}
-	}
-}
-
 // volume gives the volume that pv stands for, and whether it has been adopted before.
-// Its error is a *leftError if pv is to be left alone.
+// Its error is a *leftError if pv is to be left alone; v has a Path also then, if that
+// is known.
 func (p *planner) volume(ctx context.Context, pv PV) (v volume.Volume, known bool, err error) {
-	if err := p.checkIdentity(pv); err != nil {
+	name, nameErr := volume.ParseName(pv.Name)
+	v.Path, err = p.judge.place(pv, name)
+	switch {
+	case err != nil:
 		return v, false, err
-	}
-	name, err := p.name(pv)
-	if err != nil {
-		return v, false, err
+	case nameErr != nil:
+		return v, false, left(doData, "it cannot be a volume's name: %w", nameErr)
+	case pv.Claim.UID == "":
+		return v, false, left("bind it to a claim (spec.claimRef), and adopt again", "it is nobody's claim")
 	}
 	if i := slices.IndexFunc(p.records, func(r volume.Volume) bool { return r.Name == name }); i >= 0 {
-		if r := p.records[i]; r.Origin == NFSProvisioner && r.Export.Path == pv.Path {
+		if r := p.records[i]; r.Origin == p.from.Program() && r.Export.Path == pv.Path {
 			return r, true, nil
 		}
 		return v, false, left("look into the record; nothing of Berth's has that name otherwise", "Berth has a volume of its own by that name")
 	}
-	e, err := p.export(pv)
-	if err != nil {
-		return v, false, err
-	}
-	if err := p.checkTaken(pv, e); err != nil {
-		return v, false, err
-	}
-	found, err := p.look(ctx, name.RelPath())
+	found, err := p.look(ctx, v.Path)
 	if err != nil {
 		return v, false, err
 	}
@@ -181,113 +207,11 @@ func (p *planner) volume(ctx context.Context, pv PV) (v volume.Volume, known boo
 		return v, false, left(doData, "its capacity of %d bytes is not above 0", pv.Size)
 	}
 	v = volume.Volume{
-		Name: name, Path: name.RelPath(), Size: pv.Size, Claim: pv.Claim, Cluster: p.o.Cluster, Reclaim: pv.Reclaim, Owner: found.Owner,
-		Export:  volume.ExportRef{ID: e.ID, FSID: export.NumberFSID(e.ID), Path: pv.Path, Squash: e.Squash},
-		Created: pv.Created.UTC().Truncate(time.Second), State: volume.StateReady, Published: true, Origin: NFSProvisioner,
+		Name: name, Path: v.Path, Size: pv.Size, Claim: pv.Claim, Cluster: p.o.Cluster, Reclaim: pv.Reclaim, Owner: found.Owner,
+		Export:  volume.ExportRef{Path: pv.Path},
+		Created: pv.Created.UTC().Truncate(time.Second), State: volume.StateReady, Published: true, Origin: p.from.Program(),
 	}
-	// Only what both its notes and the disk say is its quota. Another one is somebody else's.
-	if project := p.state.projects[pv.Path].ID; project == found.Project && !p.state.shared[project] {
-		v.QuotaID = uint64(project)
-	}
-	return v, false, nil
-}
-
-// checkIdentity says whether this server made pv.
-func (p *planner) checkIdentity(pv PV) error {
-	switch ours := p.state.Identity; {
-	case pv.Identity == ours && ours != "":
-		return nil
-	case pv.Identity != "" && ours == "":
-		return left("run this on its server's export folder; if it is this one, put the file nfs-provisioner.identity back",
-			"%w: its Provisioner_Id is %.64q, and this export folder has no nfs-provisioner.identity", errOther, pv.Identity)
-	case pv.Identity != "":
-		return left("its own server's Berth adopts it", "%w: its Provisioner_Id is %.64q, that of this export folder is %s", errOther, pv.Identity, ours)
-	case ours == "":
-		// The first version had no identities. That its configuration here has the
-		// export of this very path and id tells its volumes from those of other servers.
-		if e, has := p.state.exports[pv.Path]; has && pv.ExportID == fmt.Sprint(e.ID) {
-			return nil
-		}
-		return left("run this on the export folder of the server that made it",
-			"%w: it has no Provisioner_Id, and this export folder's configuration no export of that path and id", errOther)
-	default:
-		return left(fmt.Sprintf("if it is of this export folder: kubectl annotate pv %s Provisioner_Id=%s, and adopt again", pv.Name, ours),
-			"it has no Provisioner_Id, so nobody can tell which server made it")
-	}
-}
-
-// name gives the name of the volume that pv can stand for: its own, which nobody can
-// edit. nfs-provisioner calls directories by it.
-func (p *planner) name(pv PV) (volume.Name, error) {
-	name, err := volume.ParseName(pv.Name)
-	if err != nil {
-		return name, left(doData, "it cannot be a volume's name: %w", err)
-	}
-	if want := path.Join(p.o.ExportPath, name.String()); pv.Path != want {
-		return name, left("correct the pool's exportPath if its volumes are mounted elsewhere; else it is not nfs-provisioner's work",
-			"it is mounted at %.200q and not at %s", pv.Path, want)
-	}
-	if pv.Claim.UID == "" {
-		return name, left("bind it to a claim (spec.claimRef), and adopt again", "it is nobody's claim")
-	}
-	return name, nil
-}
-
-// export gives pv's export. What the server exported is what its configuration says; a
-// PersistentVolume that says otherwise was edited.
-func (p *planner) export(pv PV) (Export, error) {
-	e := Export{Path: pv.Path}
-	var err error
-	if e.ID, err = parseID(pv.ExportID); err != nil {
-		return e, left(doData, "annotation Export_Id: %w", err)
-	}
-	if pv.ExportBlock != "" {
-		if e, err = exportText(pv.ExportBlock); err != nil {
-			return e, left("correct the annotation, or "+doData, "annotation EXPORT_block: %w", err)
-		}
-		if e.Path != pv.Path || fmt.Sprint(e.ID) != pv.ExportID {
-			return e, left("correct the annotation, or "+doData, "annotation EXPORT_block is of %.200q and id %d", e.Path, e.ID)
-		}
-	}
-	if err := p.state.odd[pv.Path]; err != nil {
-		return e, left("have the pool say the same for all its volumes (clients, rootSquash), correct the export in nfs-provisioner's configuration, and adopt again", "%w", err)
-	}
-	if was, has := p.state.exports[pv.Path]; has {
-		if was.ID != e.ID {
-			return e, left("correct the annotation Export_Id, and adopt again", "its Export_Id is %d, but it was exported as %d", e.ID, was.ID)
-		}
-		return was, nil
-	}
-	if e.Squash == "" {
-		return e, left("correct the annotation, or "+doData, "neither its annotations nor nfs-provisioner's configuration have its export")
-	}
-	return e, nil
-}
-
-// checkTaken says whether another volume has the path or the id of an export.
-func (p *planner) checkTaken(pv PV, e Export) error {
-	if other, has := p.state.ids[e.ID]; has && other != pv.Path {
-		return left("correct the annotation Export_Id, or "+doData, "its Export_Id %d is that of %s", e.ID, other)
-	}
-	if _, certain := p.state.exports[pv.Path]; !certain && len(p.ids[e.ID]) > 1 {
-		return left("correct the annotation of the wrong one, and adopt again", "its Export_Id %d is also that of %s", e.ID,
-			strings.Join(slices.DeleteFunc(slices.Clone(p.ids[e.ID]), func(n string) bool { return n == pv.Name }), ", "))
-	}
-	if other, taken := p.o.Taken[e.ID]; taken {
-		return left(doData, "its Export_Id %d is already that of volume %s", e.ID, other)
-	}
-	for _, r := range p.records {
-		if r.Export.ID == e.ID {
-			return left(doData, "its Export_Id %d is already that of volume %s", e.ID, r.Name)
-		}
-		if r.State == volume.StateDiscarded {
-			continue // it lies in the trash
-		}
-		if r.Path.String() == pv.Name || strings.HasPrefix(r.Path.String(), pv.Name+"/") {
-			return left("one of the two is wrong; "+doData, "volume %s lies there, at %s", r.Name, r.Path)
-		}
-	}
-	return nil
+	return v, false, p.judge.complete(&v, pv, found)
 }
 
 func (p *planner) look(ctx context.Context, at volume.RelPath) (volume.Found, error) {
@@ -299,4 +223,19 @@ func (p *planner) look(ctx context.Context, at volume.RelPath) (volume.Found, er
 		return found, left("have a plain directory there and adopt again, or "+doData, "%w", err)
 	}
 	return found, err
+}
+
+// findUnclaimed looks for directories that nobody names.
+func (p *planner) findUnclaimed(ctx context.Context) error {
+	named := map[string]bool{}
+	for _, name := range p.judge.folders() {
+		named[name] = true
+	}
+	for _, v := range p.records {
+		first, _, _ := strings.Cut(v.Path.String(), "/")
+		named[first] = true
+	}
+	folders, err := p.pool.Folders(ctx)
+	p.report.Unclaimed = slices.DeleteFunc(folders, func(name string) bool { return named[name] })
+	return err
 }

@@ -105,13 +105,14 @@ type clusterError struct{ error }
 
 func (e *clusterError) Unwrap() error { return e.error }
 
-// adoption adopts once, and notes that it is done.
+// adoption adopts once, and notes that it is done. before is nil for a pool on a share,
+// where there is nothing of the program before but the volumes.
 func (a *app) adoption(ctx context.Context, c config.Pool, b *dir.Backend, before *adopt.State) (adopt.Report, dir.Adoption, error) {
-	pvs, o, err := a.adoptable(ctx, c)
+	from, pvs, o, err := a.adoptable(ctx, c, before)
 	if err != nil {
 		return adopt.Report{}, dir.Adoption{}, err
 	}
-	report, err := adopt.Run(ctx, b, before, pvs, o)
+	report, err := adopt.Run(ctx, b, from, pvs, o)
 	if err != nil {
 		return report, dir.Adoption{}, err
 	}
@@ -120,9 +121,11 @@ func (a *app) adoption(ctx context.Context, c config.Pool, b *dir.Backend, befor
 		return report, account, err
 	}
 	account = dir.Adoption{
-		From: adopt.NFSProvisioner, Identity: before.Identity, Finished: time.Now().UTC().Truncate(time.Second),
-		Adopted: len(report.Adopt) + len(report.Already), Left: len(report.Left),
-		LastID: max(account.LastID, report.LastID), DeviceFSIDs: before.DeviceFSIDs,
+		From: from.Program(), Finished: time.Now().UTC().Truncate(time.Second),
+		Adopted: len(report.Adopt) + len(report.Already), Left: len(report.Left), LastID: max(account.LastID, report.LastID),
+	}
+	if before != nil {
+		account.Identity, account.DeviceFSIDs = before.Identity, before.DeviceFSIDs
 	}
 	// A crash before this is written has the next start adopt again, which finds what
 	// has a record already.
@@ -131,23 +134,29 @@ func (a *app) adoption(ctx context.Context, c config.Pool, b *dir.Backend, befor
 
 // adoptable asks the cluster for PersistentVolumes of c's provisioner, and other pools
 // for their export ids.
-func (a *app) adoptable(ctx context.Context, c config.Pool) ([]adopt.PV, adopt.Options, error) {
+func (a *app) adoptable(ctx context.Context, c config.Pool, before *adopt.State) (adopt.From, []adopt.PV, adopt.Options, error) {
 	o := adopt.Options{ExportPath: c.ExportPath, Taken: map[export.ID]string{}}
-	pvs, err := a.client.Adoptable(ctx, c.Provisioner)
+	pvs, others, err := a.client.Adoptable(ctx, c.Provisioner)
 	if err != nil {
-		return nil, o, &clusterError{err}
+		return nil, nil, o, &clusterError{err}
 	}
 	if o.Cluster, err = a.client.ClusterID(ctx); err != nil {
-		return nil, o, &clusterError{err}
+		return nil, nil, o, &clusterError{err}
+	}
+	if c.Subdir != nil {
+		if err := a.client.AddPolicies(ctx, c.Provisioner, pvs); err != nil {
+			return nil, nil, o, &clusterError{err}
+		}
+		return adopt.Share{Server: c.Subdir.Server, Others: others}, pvs, o, nil
 	}
 	for _, p := range a.config.Pools {
 		if p.Name != c.Name {
 			if err := takenIDs(ctx, p, o.Taken); err != nil {
-				return nil, o, fmt.Errorf("pool %s: %w", p.Name, err)
+				return nil, nil, o, fmt.Errorf("pool %s: %w", p.Name, err)
 			}
 		}
 	}
-	return pvs, o, nil
+	return before, pvs, o, nil
 }
 
 // takenIDs adds the export ids of a pool's volumes to taken. Those on a share have none.
@@ -234,11 +243,11 @@ func (a *app) adoptOnce(ctx context.Context, p config.Pool, before *adopt.State,
 			return adopt.Report{}, err
 		}
 		defer view.Close()
-		pvs, options, err := a.adoptable(ctx, p)
+		from, pvs, options, err := a.adoptable(ctx, p, before)
 		if err != nil {
 			return adopt.Report{}, err
 		}
-		return adopt.Plan(ctx, view, before, pvs, options)
+		return adopt.Plan(ctx, view, from, pvs, options)
 	}
 	b, err := dir.Open(ctx, p.Dir.Root, dir.Options{})
 	if err != nil {

@@ -2,9 +2,12 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strconv"
 
 	v1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -21,29 +24,34 @@ const (
 	annProvisionedBy = "pv.kubernetes.io/provisioned-by"
 )
 
-// Adoptable gives the PersistentVolumes of a provisioner's name that no Berth made.
-func (c Client) Adoptable(ctx context.Context, provisioner string) ([]adopt.PV, error) {
+// Adoptable gives the PersistentVolumes of a provisioner's name that no Berth made, and
+// all others.
+func (c Client) Adoptable(ctx context.Context, provisioner string) (adoptable, others []adopt.PV, err error) {
 	list, err := c.CoreV1().PersistentVolumes().List(ctx, metav1.ListOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("listing PersistentVolumes: %w", err)
+		return nil, nil, fmt.Errorf("listing PersistentVolumes: %w", err)
 	}
-	var all []adopt.PV
 	for i := range list.Items {
 		pv := &list.Items[i]
 		if pv.Annotations[annProvisionedBy] == provisioner && pv.Annotations[annInstance] == "" {
-			all = append(all, adoptablePV(pv))
+			adoptable = append(adoptable, adoptablePV(pv))
+		} else {
+			others = append(others, adoptablePV(pv))
 		}
 	}
-	return all, nil
+	return adoptable, others, nil
 }
 
 func adoptablePV(pv *v1.PersistentVolume) adopt.PV {
 	a := adopt.PV{
-		Name: pv.Name, Created: pv.CreationTimestamp.Time, Reclaim: volume.ReclaimRetain,
+		Name: pv.Name, Created: pv.CreationTimestamp.Time, Reclaim: volume.ReclaimRetain, Class: pv.Spec.StorageClassName,
 		Identity: pv.Annotations[annProvisionerID], ExportID: pv.Annotations[annExportID], ExportBlock: pv.Annotations[annExportBlock],
 	}
+	if class := pv.Annotations[v1.BetaStorageClassAnnotation]; class != "" { // which goes before the field
+		a.Class = class
+	}
 	if pv.Spec.NFS != nil {
-		a.Path = pv.Spec.NFS.Path
+		a.Server, a.Path = pv.Spec.NFS.Server, pv.Spec.NFS.Path
 	}
 	if size, err := sizeOf(pv.Spec.Capacity[v1.ResourceStorage]); err == nil {
 		a.Size = size
@@ -55,6 +63,55 @@ func adoptablePV(pv *v1.PersistentVolume) adopt.PV {
 		a.Reclaim = volume.ReclaimDelete
 	}
 	return a
+}
+
+// AddPolicies adds to pvs, of one provisioner's name, what their classes say now of data
+// whose claim is deleted.
+func (c Client) AddPolicies(ctx context.Context, provisioner string, pvs []adopt.PV) error {
+	list, err := c.StorageV1().StorageClasses().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("listing StorageClasses: %w", err)
+	}
+	classes := map[string]*storagev1.StorageClass{}
+	for i := range list.Items {
+		classes[list.Items[i].Name] = &list.Items[i]
+	}
+	for i := range pvs {
+		pv := &pvs[i]
+		switch class := classes[pv.Class]; {
+		case pv.Class == "":
+			pv.OnDeleteErr = errors.New("it has no StorageClass")
+		case class == nil:
+			pv.OnDeleteErr = fmt.Errorf("its StorageClass %s is gone", pv.Class)
+		case class.Provisioner != provisioner:
+			pv.OnDeleteErr = fmt.Errorf("its StorageClass %s is now of provisioner %s", pv.Class, class.Provisioner)
+		default:
+			if pv.OnDelete, err = oldPolicy(class.Parameters); err != nil {
+				pv.OnDeleteErr = fmt.Errorf("its StorageClass %s: %w", pv.Class, err)
+			}
+		}
+	}
+	return nil
+}
+
+// oldPolicy reads a class's parameters as nfs-subdir-external-provisioner does, but for
+// an onDelete that it does not know, which it passes over.
+func oldPolicy(parameters map[string]string) (volume.OnDelete, error) {
+	if value := parameters["onDelete"]; value != "" {
+		return volume.ParseOnDelete(value)
+	}
+	value, found := parameters["archiveOnDelete"]
+	if !found {
+		return volume.OnDeleteArchive, nil
+	}
+	archive, err := strconv.ParseBool(value)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("%w: parameter archiveOnDelete: %q is neither true nor false", volume.ErrInvalid, value)
+	case archive:
+		return volume.OnDeleteArchive, nil
+	}
+	return volume.OnDeleteDelete, nil
 }
 
 // ClusterID is the uid of the namespace kube-system, which is as old as its cluster and

@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -58,24 +60,79 @@ func TestPersistentVolumesToAdopt(t *testing.T) {
 	others.Name, others.Annotations["pv.kubernetes.io/provisioned-by"] = "pvc-others", "example.com/other"
 	berths.Name, berths.Annotations[annInstance] = "pvc-berths", "some-instance"
 	local.Name, local.Spec.NFS, local.Spec.ClaimRef, local.Spec.PersistentVolumeReclaimPolicy = "pvc-local", nil, nil, v1.PersistentVolumeReclaimRecycle
-	got, err := Client{Interface: newClient(adoptedPV(), others, berths, local)}.Adoptable(t.Context(), provisioned)
-	want := []adopt.PV{
-		{
-			Name: volumeName, Path: "/export/" + volumeName, Size: 1 << 30, Claim: claimOf(newClaim()), Reclaim: volume.ReclaimDelete,
-			Created:  adoptedPV().CreationTimestamp.Time,
-			Identity: "old-identity", ExportID: "7", ExportBlock: "EXPORT {}",
-		},
-		{
-			Name: "pvc-local", Size: 1 << 30, Reclaim: volume.ReclaimRetain, Created: adoptedPV().CreationTimestamp.Time,
-			Identity: "old-identity", ExportID: "7", ExportBlock: "EXPORT {}",
-		},
+	berths.Spec.NFS.Server, berths.Spec.StorageClassName = "nas", "nfs-client"
+	local.Annotations[v1.BetaStorageClassAnnotation], local.Spec.StorageClassName = "beta", "fast"
+	got, rest, err := Client{Interface: newClient(adoptedPV(), others, berths, local)}.Adoptable(t.Context(), provisioned)
+	old := adopt.PV{
+		Name: volumeName, Server: "10.0.0.1", Path: "/export/" + volumeName, Size: 1 << 30, Claim: claimOf(newClaim()), Reclaim: volume.ReclaimDelete,
+		Created:  adoptedPV().CreationTimestamp.Time,
+		Identity: "old-identity", ExportID: "7", ExportBlock: "EXPORT {}",
 	}
-	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+	oldLocal, oldBerths, oldOthers := old, old, old
+	oldLocal.Name, oldLocal.Server, oldLocal.Path, oldLocal.Claim, oldLocal.Reclaim, oldLocal.Class = "pvc-local", "", "", volume.Claim{}, volume.ReclaimRetain, "beta"
+	oldBerths.Name, oldBerths.Server, oldBerths.Class, oldOthers.Name = "pvc-berths", "nas", "nfs-client", "pvc-others"
+	if diff := cmp.Diff([]adopt.PV{old, oldLocal}, got); diff != "" || err != nil {
 		t.Errorf("error %v (-want +got):\n%s", err, diff)
+	}
+	if diff := cmp.Diff([]adopt.PV{oldBerths, oldOthers}, rest); diff != "" {
+		t.Errorf("others (-want +got):\n%s", diff)
 	}
 	client := newClient()
 	failing(client, "list", "persistentvolumes")
-	if _, err := (Client{Interface: client}).Adoptable(t.Context(), provisioned); !errors.Is(err, errAPI) {
+	if _, _, err := (Client{Interface: client}).Adoptable(t.Context(), provisioned); !errors.Is(err, errAPI) {
+		t.Errorf("without an API server: got error %v, want %v", err, errAPI)
+	}
+}
+
+// The class as it is now says what becomes of data, in nfs-subdir-external-provisioner's words.
+func TestPoliciesOfPersistentVolumesToAdopt(t *testing.T) {
+	const gone, unclear = "is gone", "is none of"
+	var pvs []adopt.PV
+	var objects []runtime.Object
+	var wants []string
+	for i, c := range []struct {
+		parameters map[string]string
+		want       string // or what the error says
+	}{
+		{nil, "archive"},
+		{map[string]string{"archiveOnDelete": "true"}, "archive"},
+		{map[string]string{"archiveOnDelete": "1"}, "archive"},
+		{map[string]string{"archiveOnDelete": "false"}, "delete"},
+		{map[string]string{"archiveOnDelete": "F"}, "delete"},
+		{map[string]string{"archiveOnDelete": ""}, "neither true nor false"},
+		{map[string]string{"archiveOnDelete": "no"}, "neither true nor false"},
+		{map[string]string{"onDelete": "delete"}, "delete"},
+		{map[string]string{"onDelete": "retain"}, "retain"},
+		{map[string]string{"onDelete": "delete", "archiveOnDelete": "true"}, "delete"},
+		{map[string]string{"onDelete": "retain", "archiveOnDelete": "false"}, "retain"},
+		{map[string]string{"onDelete": "archive", "archiveOnDelete": "false"}, "archive"}, // Berth's word; it deleted
+		{map[string]string{"onDelete": "", "archiveOnDelete": "false"}, "delete"},
+		{map[string]string{"onDelete": "Delete"}, unclear},
+		{map[string]string{"onDelete": "purge", "archiveOnDelete": "false"}, unclear},
+		{map[string]string{"pathPattern": "x"}, "archive"},
+	} {
+		name := fmt.Sprint("class-", i)
+		objects = append(objects, &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Provisioner: provisioned, Parameters: c.parameters})
+		pvs, wants = append(pvs, adopt.PV{Class: name}), append(wants, c.want)
+	}
+	objects = append(objects, &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "others"}, Provisioner: "x/y"})
+	pvs = append(pvs, adopt.PV{Class: "others"}, adopt.PV{Class: "never"}, adopt.PV{})
+	wants = append(wants, "is now of provisioner x/y", gone, "no StorageClass")
+	if err := (Client{Interface: newClient(objects...)}).AddPolicies(t.Context(), provisioned, pvs); err != nil {
+		t.Fatal(err)
+	}
+	for i, pv := range pvs {
+		got := string(pv.OnDelete)
+		if pv.OnDeleteErr != nil {
+			got = pv.OnDeleteErr.Error()
+		}
+		if got != wants[i] && (pv.OnDeleteErr == nil || !strings.Contains(got, wants[i])) {
+			t.Errorf("class %s: got %s, want %s", pv.Class, got, wants[i])
+		}
+	}
+	client := newClient()
+	failing(client, "list", "storageclasses")
+	if err := (Client{Interface: client}).AddPolicies(t.Context(), provisioned, pvs); !errors.Is(err, errAPI) {
 		t.Errorf("without an API server: got error %v, want %v", err, errAPI)
 	}
 }
