@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"os"
 
@@ -18,51 +19,68 @@ func convertCommand(out io.Writer) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	c.AddCommand(convertNFSProvisionerCommand(out))
+	c.AddCommand(convertNFSProvisionerCommand(out), convertNFSSubdirCommand(out))
 	return c
 }
 
 func convertNFSProvisionerCommand(out io.Writer) *cobra.Command {
-	var file string
-	c := &cobra.Command{
+	return convertProgramCommand(&cobra.Command{
 		Use:   nfsProvisioner + " (--manifest FILE | -- FLAGS)",
 		Short: "Print the configuration file that says what nfs-provisioner was told",
 		Long: `Print the configuration file that says what nfs-provisioner was told: by the manifest of
 its Pod, Deployment, StatefulSet or DaemonSet, or by its flags, given after "--".`,
-		Args: cobra.ArbitraryArgs,
-		RunE: func(_ *cobra.Command, args []string) error {
-			m, err := manifestOrFlags(file, args)
+	}, out, config.NFSProvisionerManifest, config.ConvertNFSProvisioner)
+}
+
+func convertNFSSubdirCommand(out io.Writer) *cobra.Command {
+	return convertProgramCommand(&cobra.Command{
+		Use:     nfsSubdir + " [--manifest FILE | -- FLAGS]",
+		Aliases: []string{nfsClient},
+		Short:   "Print the configuration file that says what " + nfsSubdir + " was told",
+		Long: `Print the configuration file that says what nfs-subdir-external-provisioner was told: by
+the manifest of its Pod or Deployment, or by the environment variables of this command.`,
+	}, out, config.NFSSubdirManifest, func(m config.Manifest, usage io.Writer) ([]byte, error) {
+		return config.ConvertNFSSubdir(m, os.Getenv, usage)
+	})
+}
+
+// convertProgramCommand makes c the command that finds in a manifest how a program is
+// run, or is told its flags, and converts that.
+func convertProgramCommand(c *cobra.Command, out io.Writer, find func([]byte) (config.Manifest, error),
+	convert func(config.Manifest, io.Writer) ([]byte, error),
+) *cobra.Command {
+	var file string
+	c.Args = cobra.ArbitraryArgs
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		m := config.Manifest{Args: args}
+		if file != "" {
+			if len(args) > 0 {
+				return fmt.Errorf("give either --manifest or, after \"--\", the flags of %s", cmd.Name())
+			}
+			text, err := readFile(file)
 			if err != nil {
 				return err
 			}
-			text, err := config.ConvertNFSProvisioner(m, out)
-			if errors.Is(err, flag.ErrHelp) {
-				return nil
+			if m, err = find(text); err != nil {
+				return err
 			}
-			if err == nil {
-				_, err = out.Write(text)
-			}
-			return err
-		},
+		}
+		text, err := convert(m, out)
+		if errors.Is(err, flag.ErrHelp) {
+			return nil
+		}
+		if err == nil {
+			_, err = out.Write(text)
+		}
+		return err
 	}
 	c.Flags().StringVar(&file, "manifest", "", "a `file` with its manifest, YAML or JSON; -: standard input")
 	return c
 }
 
-func manifestOrFlags(file string, flags []string) (config.Manifest, error) {
-	if file == "" {
-		return config.Manifest{Args: flags}, nil
+func readFile(name string) ([]byte, error) {
+	if name == "-" {
+		return io.ReadAll(os.Stdin)
 	}
-	if len(flags) > 0 {
-		return config.Manifest{}, errors.New("give either --manifest or, after \"--\", the flags of nfs-provisioner")
-	}
-	read := func() ([]byte, error) { return os.ReadFile(file) }
-	if file == "-" {
-		read = func() ([]byte, error) { return io.ReadAll(os.Stdin) }
-	}
-	text, err := read()
-	if err != nil {
-		return config.Manifest{}, err
-	}
-	return config.NFSProvisionerManifest(text)
+	return os.ReadFile(name)
 }

@@ -36,13 +36,18 @@ func run(ctx context.Context, args []string, out, logs io.Writer) error {
 	root.SetOut(out)
 	root.SetErr(logs)
 	root.SetArgs(args[1:])
-	if name := filepath.Base(args[0]); name == nfsProvisioner {
+	switch name := filepath.Base(args[0]); name {
+	case nfsProvisioner, nfsSubdir, nfsClient:
 		root.SetArgs(append([]string{name}, args[1:]...))
 	}
 	return root.ExecuteContext(ctx)
 }
 
-const nfsProvisioner = "nfs-provisioner"
+const (
+	nfsProvisioner = config.AdoptNFSProvisioner
+	nfsSubdir      = config.AdoptNFSSubdir
+	nfsClient      = "nfs-client-provisioner" // as nfsSubdir was called before
+)
 
 func command(out, logs io.Writer) *cobra.Command {
 	root := &cobra.Command{
@@ -55,6 +60,7 @@ func command(out, logs io.Writer) *cobra.Command {
 	root.AddCommand(
 		serveCommand(logs),
 		nfsProvisionerCommand(out, logs),
+		nfsSubdirCommand(out, logs),
 		adoptCommand(out),
 		volumesCommand(out),
 		configCommand(out),
@@ -92,11 +98,31 @@ func serveCommand(logs io.Writer) *cobra.Command {
 // nfsProvisionerCommand leaves its flags alone: nfs-provisioner's have one dash.
 func nfsProvisionerCommand(out, logs io.Writer) *cobra.Command {
 	return &cobra.Command{
-		Use:                "nfs-provisioner [flags]",
+		Use:                nfsProvisioner + " [flags]",
 		Short:              "Take the place of nfs-provisioner, with its flags",
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := config.FromNFSProvisioner(args, out)
+			if errors.Is(err, flag.ErrHelp) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			return app.Serve(cmd.Context(), c, logs)
+		},
+	}
+}
+
+// nfsSubdirCommand likewise: the flags of its log have one dash.
+func nfsSubdirCommand(out, logs io.Writer) *cobra.Command {
+	return &cobra.Command{
+		Use:                nfsSubdir + " [flags]",
+		Aliases:            []string{nfsClient},
+		Short:              "Take the place of " + nfsSubdir + ", with its environment variables",
+		DisableFlagParsing: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := config.FromNFSSubdir(args, os.Getenv, out)
 			if errors.Is(err, flag.ErrHelp) {
 				return nil
 			}

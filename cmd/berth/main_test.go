@@ -35,11 +35,27 @@ func newPool(t *testing.T) string {
 	return root
 }
 
+const subdirDeployment = `kind: Deployment
+spec:
+  template:
+    spec:
+      containers:
+      - image: nfs-subdir-external-provisioner:latest
+        env:
+        - {name: PROVISIONER_NAME, value: k8s-sigs.io/nfs-subdir-external-provisioner}
+        - {name: NFS_SERVER, value: 192.168.11.54}
+        - {name: NFS_PATH, value: /mnt/inspurfs}
+`
+
 func TestRun(t *testing.T) {
 	const sample, manifest = "../../docs/samples/minimal.yaml", "../../test/deploy/testdata/nfs-provisioner/provisioner.yaml"
 	absent := filepath.Join(t.TempDir(), "absent.yaml")
 	invalid := filepath.Join(t.TempDir(), "invalid.yaml")
 	if err := os.WriteFile(invalid, []byte("polls: []\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	subdirManifest := filepath.Join(t.TempDir(), "deployment.yaml")
+	if err := os.WriteFile(subdirManifest, []byte(subdirDeployment), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	pool := newPool(t)
@@ -63,6 +79,11 @@ func TestRun(t *testing.T) {
 		{"berth config", "Usage:", ""},
 		{"berth config convert", "nfs-provisioner", ""},
 		{"berth config convert nfs-subdir", "", `unknown command "nfs-subdir"`},
+		{"berth config convert nfs-subdir-external-provisioner --manifest " + subdirManifest, "    server: 192.168.11.54\n", ""},
+		{"berth config convert nfs-subdir-external-provisioner --manifest " + manifest, "", "no Pod, Deployment, StatefulSet or DaemonSet in it runs nfs-subdir"},
+		{"berth config convert nfs-subdir-external-provisioner --manifest " + subdirManifest + " -- -v=4", "", "give either --manifest or"},
+		{"berth config convert nfs-subdir-external-provisioner", "", "the environment variables PROVISIONER_NAME, NFS_SERVER, NFS_PATH are not set"},
+		{"berth config convert nfs-client-provisioner -- -help", "-kube-qps", ""},
 		{"berth config convert nfs-provisioner -- -provisioner=a.b/c -root-squash", "    rootSquash: true\n", ""},
 		{"berth config convert nfs-provisioner -- -help", "-root-squash", ""},
 		{"berth config convert nfs-provisioner -- -grace-period=500", "", "-grace-period=500"},
@@ -98,9 +119,15 @@ func TestRun(t *testing.T) {
 		{"berth nfs-provisioner -use-ganesha=false", "", "-run-server needs -use-ganesha"},
 		{"berth nfs-provisioner -export-root=" + absent + " -master=http://127.0.0.1:1", "", "pool root " + absent + " does not exist"},
 
+		{"berth nfs-subdir-external-provisioner -help", "NFS_SERVER", ""},
+		{"berth nfs-subdir-external-provisioner -v=4", "", "PROVISIONER_NAME, NFS_SERVER, NFS_PATH are not set"},
+		{"berth nfs-client-provisioner -verbose", "", "unknown flag -verbose"},
+
 		// By the names of the programs that it takes the place of.
 		{"/nfs-provisioner -help", "-root-squash", ""},
 		{"nfs-provisioner -provisoner=x", "", `did you mean "provisioner"?`},
+		{"/nfs-subdir-external-provisioner", "", "PROVISIONER_NAME, NFS_SERVER, NFS_PATH are not set"},
+		{"/nfs-client-provisioner -kube-qsp=1", "", `did you mean "kube-qps"?`},
 		{"/usr/bin/nfs-provisioner version", "", `unexpected argument "version"`},
 	} {
 		t.Run(c.args, func(t *testing.T) {

@@ -127,7 +127,7 @@ func TestConvertRefusesWhatTheDropInRefuses(t *testing.T) {
 }
 
 func TestConvertTellsOfTheEnvironment(t *testing.T) {
-	m := config.Manifest{Env: []string{"POD_IP", "MY_SERVICE_NAME", "HOME"}}
+	m := config.Manifest{Env: []config.Variable{{Name: "POD_IP"}, {Name: "MY_SERVICE_NAME"}, {Name: "HOME"}}}
 	text, err := config.ConvertNFSProvisioner(m, io.Discard)
 	if err != nil {
 		t.Fatal(err)
@@ -151,7 +151,10 @@ func TestManifests(t *testing.T) {
       - {name: NAME, value: example.org/nfs}
       - {name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
 `
-	want := config.Manifest{Args: []string{"-provisioner=example.org/nfs", "-grace-period=$(NAME)$(OTHER)"}, Env: []string{"NAME", "NAME", "POD_IP"}}
+	want := config.Manifest{
+		Args: []string{"-provisioner=example.org/nfs", "-grace-period=$(NAME)$(OTHER)"},
+		Env:  []config.Variable{{Name: "NAME", Value: "example.org/first"}, {Name: "NAME", Value: "example.org/nfs"}, {Name: "POD_IP", Unknown: true}},
+	}
 	for what, text := range map[string]string{
 		"Deployment": "kind: Service\nspec: {ports: [{port: 2049}]}\n---\nkind: Deployment\nspec:\n  template:\n   spec:" + pod,
 		"DaemonSet":  "---\nkind: DaemonSet\nspec:\n  template:\n   spec:" + pod + "\n---\n",
@@ -174,6 +177,7 @@ func TestContainersOfNFSProvisioner(t *testing.T) {
 		`{image: nfs-provisioner, args: [$(X)], env: [{name: X, valueFrom: {fieldRef: {fieldPath: spec.y}}}]}`: "error: container : argument $(X): what X is, the manifest does not say",
 		`{image: nfs-provisioner, command: [sh, -c, exec /nfs-provisioner]}`:                                   "error: container : its command is sh",
 		`{image: my/nfs-subdir-external-provisioner, args: [x]}`:                                               "error: no Pod",
+		`{image: "my/nfs-provisioner@sha256:00", args: [f]}`:                                                   "f",
 		`{image: my/own, command: [/nfs-provisioner], args: [a]}, {image: nfs-provisioner}`:                    "error: 2 containers",
 		``:     "error: no Pod",
 		`1, 2`: "error: error unmarshaling",
