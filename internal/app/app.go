@@ -145,7 +145,7 @@ func (a *app) setupFrontEnds() error {
 		}
 		p.front = &kube.Pool{
 			Volumes: p.manager, Instance: p.backend.Identity(), Squash: squash, GIDs: gids,
-			Owner: volume.Owner{UID: d.UID, GID: d.GID, Mode: uint32(d.Mode)},
+			Owner: volume.Owner{UID: d.UID, GID: d.GID, Mode: uint32(d.Mode)}, OnDelete: d.OnDelete,
 		}
 		pools[name] = append(pools[name], p.front)
 	}

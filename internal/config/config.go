@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/berth-storage/berth/internal/suggest"
+	"github.com/berth-storage/berth/internal/volume"
 )
 
 // Config is the whole configuration. docs/configuration.md describes each key.
@@ -105,10 +106,11 @@ type Defaults struct {
 	UID        uint32 `json:"uid"`
 	GID        uint32 `json:"gid"`
 	RootSquash bool   `json:"rootSquash"`
-	OnDelete   string `json:"onDelete"`
+	// OnDelete is what becomes of a volume whose claim is deleted.
+	OnDelete volume.OnDelete `json:"onDelete"`
 	// The others are for pools on a share.
-	Existing    string `json:"existing"`
-	PathPattern string `json:"pathPattern"` // see package pathpattern; "": <namespace>-<claim>-<volume>
+	Existing    volume.Existing `json:"existing"`
+	PathPattern string          `json:"pathPattern"` // see package pathpattern; "": <namespace>-<claim>-<volume>
 }
 
 // Ganesha is the NFS server that Berth runs, or one that somebody else runs.

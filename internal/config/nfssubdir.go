@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/berth-storage/berth/internal/volume"
 )
 
 // What nfs-subdir-external-provisioner is told, by environment variables.
@@ -98,7 +100,7 @@ func (f nfsSubdirFlags) config(env func(string) string) Config {
 			Server: env(envNFSServer), Path: path.Clean(env(envNFSPath)), Root: filepath.Clean(f.root), Cluster: f.cluster,
 		},
 		Adopt:    AdoptNFSSubdir,
-		Defaults: Defaults{Mode: DefaultMode, OnDelete: OnDeleteArchive, Existing: ExistingReuse},
+		Defaults: Defaults{Mode: DefaultMode, OnDelete: volume.OnDeleteArchive, Existing: volume.ExistingReuse},
 		Archives: Archives{Beside: true},
 	}}
 	c.Kubernetes.Kubeconfig = env(envKubeconfig)

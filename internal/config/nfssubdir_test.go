@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/berth-storage/berth/internal/config"
+	"github.com/berth-storage/berth/internal/volume"
 )
 
 // of gives the variables written as in NAME=value.
@@ -40,7 +41,7 @@ func TestNFSSubdirDefaults(t *testing.T) {
 		Name: "share", Provisioner: "k8s-sigs.io/nfs-subdir-external-provisioner", Adopt: config.AdoptNFSSubdir,
 		Subdir:     &config.Subdir{Server: "192.168.11.54", Path: "/mnt/inspurfs", Root: "/persistentvolumes"},
 		ExportPath: "/mnt/inspurfs",
-		Defaults:   config.Defaults{Mode: 0o777, OnDelete: config.OnDeleteArchive, Existing: config.ExistingReuse},
+		Defaults:   config.Defaults{Mode: 0o777, OnDelete: volume.OnDeleteArchive, Existing: volume.ExistingReuse},
 		Archives:   config.Archives{Beside: true},
 	}}
 	if diff := cmp.Diff(want, got); diff != "" {

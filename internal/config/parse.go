@@ -103,10 +103,10 @@ func (d *Defaults) complete(share bool) {
 		d.Mode = DefaultMode
 	}
 	if d.OnDelete == "" {
-		d.OnDelete = OnDeleteDelete
+		d.OnDelete = volume.OnDeleteDelete
 	}
 	if d.Existing == "" {
-		d.Existing = ExistingRefuse
+		d.Existing = volume.ExistingRefuse
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/berth-storage/berth/internal/pathpattern"
 	"github.com/berth-storage/berth/internal/suggest"
+	"github.com/berth-storage/berth/internal/volume"
 )
 
 // Subdir is a pool of directories on a share of an NFS server that is already there.
@@ -36,20 +37,6 @@ type Archives struct {
 	MaxAge  Duration `json:"maxAge"`  // 0: for good
 	MaxSize Size     `json:"maxSize"` // of all together; 0: no limit
 }
-
-// What becomes of a volume whose claim is deleted.
-const (
-	OnDeleteDelete  = "delete"
-	OnDeleteRetain  = "retain"
-	OnDeleteArchive = "archive"
-)
-
-// What becomes of a claim whose directory is there already.
-const (
-	ExistingRefuse = "refuse"
-	ExistingReuse  = "reuse" // take over what lies there, if no live volume owns it
-	ExistingShare  = "share" // likewise, and also the very directory of another claim
-)
 
 // AdoptNFSSubdir is a value of Pool.Adopt, for pools on a share.
 const AdoptNFSSubdir = "nfs-subdir-external-provisioner"
@@ -159,22 +146,31 @@ func (p Pool) validateShare() error {
 // validatePolicy checks what becomes of volumes, and where they lie.
 func (p Pool) validatePolicy() error {
 	d := p.Defaults
+	err := errors.Join(
+		oneOf("defaults.onDelete", d.OnDelete, volume.OnDeleteDelete, volume.OnDeleteRetain, volume.OnDeleteArchive),
+		oneOf("defaults.existing", d.Existing, volume.ExistingRefuse, volume.ExistingReuse, volume.ExistingShare),
+	)
 	switch {
-	case !slices.Contains([]string{OnDeleteDelete, OnDeleteRetain, OnDeleteArchive}, d.OnDelete):
-		return unknownWord("defaults.onDelete", d.OnDelete, OnDeleteDelete, OnDeleteRetain, OnDeleteArchive)
-	case !slices.Contains([]string{ExistingRefuse, ExistingReuse, ExistingShare}, d.Existing):
-		return unknownWord("defaults.existing", d.Existing, ExistingRefuse, ExistingReuse, ExistingShare)
+	case err != nil:
+		return err
 	case p.Archives.MaxAge < 0:
 		return errors.New("archives.maxAge: is below 0")
-	case p.Subdir == nil && (d.Existing != ExistingRefuse || d.PathPattern != "" || p.Archives.Beside):
+	case p.Subdir == nil && (d.Existing != volume.ExistingRefuse || d.PathPattern != "" || p.Archives.Beside):
 		return errors.New("defaults.existing, defaults.pathPattern and archives.beside: are for subdir pools only")
 	case d.PathPattern == "":
 		return nil
 	}
-	_, err := pathpattern.Parse(d.PathPattern)
+	_, err = pathpattern.Parse(d.PathPattern)
 	return err
 }
 
-func unknownWord(key, word string, known ...string) error {
-	return fmt.Errorf("%s: %q is none of %s%s", key, word, strings.Join(known, ", "), suggest.Nearest(word, known))
+func oneOf[T ~string](key string, word T, known ...T) error {
+	if slices.Contains(known, word) {
+		return nil
+	}
+	var words []string
+	for _, k := range known {
+		words = append(words, string(k))
+	}
+	return fmt.Errorf("%s: %q is none of %s%s", key, word, strings.Join(words, ", "), suggest.Nearest(string(word), words))
 }

@@ -29,16 +29,38 @@ func specOf(claim *v1.PersistentVolumeClaim, class *storagev1.StorageClass, clus
 	if err != nil {
 		return volume.Spec{}, err
 	}
+	path, err := p.path(claim, name)
+	if err != nil {
+		return volume.Spec{}, err
+	}
+	from, err := sourceOf(claim)
+	if err != nil {
+		return volume.Spec{}, err
+	}
 	s := volume.Spec{
-		Name: name, Path: name.RelPath(), Size: size, Cluster: cluster, Inodes: p.inodes, Owner: p.owner, GIDs: p.gids,
+		Name: name, Path: path, Size: size, Cluster: cluster, Inodes: p.inodes, Owner: p.owner, GIDs: p.gids,
 		Claim:   volume.Claim{Namespace: claim.Namespace, Name: claim.Name, UID: string(claim.UID)},
-		Reclaim: volume.ReclaimDelete,
+		Reclaim: volume.ReclaimDelete, OnDelete: p.onDelete, Existing: p.existing, From: from,
 	}
 	s.Export.Squash = p.squash
 	if reclaimPolicy(class) == v1.PersistentVolumeReclaimRetain {
 		s.Reclaim = volume.ReclaimRetain
 	}
 	return s, nil
+}
+
+// sourceOf is what the claim's annotation says that its volume shall be restored from;
+// nil if it says nothing.
+func sourceOf(claim *v1.PersistentVolumeClaim) (*volume.Source, error) {
+	text, found := claim.Annotations[annRestoreFrom]
+	if !found {
+		return nil, nil
+	}
+	name, err := volume.ParseName(text)
+	if err != nil {
+		return nil, fmt.Errorf("the annotation %s: %w", annRestoreFrom, err)
+	}
+	return &volume.Source{Archive: name}, nil
 }
 
 func refuseUnsupported(claim *v1.PersistentVolumeClaim) error {

@@ -21,7 +21,7 @@ import (
 
 func TestSpecOfAClaim(t *testing.T) {
 	pool, _ := newPool("local")
-	p := parameters{pool: pool, owner: volume.Owner{UID: 1, GID: 2, Mode: 0o770}, squash: export.SquashRoot}
+	p := parameters{pool: pool, owner: volume.Owner{UID: 1, GID: 2, Mode: 0o770}, squash: export.SquashRoot, onDelete: volume.OnDeleteRetain}
 	got, err := specOf(newClaim(), newClass(), clusterUID, p)
 	if err != nil {
 		t.Fatal(err)
@@ -29,7 +29,7 @@ func TestSpecOfAClaim(t *testing.T) {
 	want := volume.Spec{
 		Name: parseName(t, volumeName), Path: parseName(t, volumeName).RelPath(), Size: 1 << 30, Cluster: clusterUID, Owner: p.owner,
 		Claim:   volume.Claim{Namespace: "team", Name: "data", UID: claimUID},
-		Reclaim: volume.ReclaimDelete, Export: volume.ExportRef{Squash: export.SquashRoot},
+		Reclaim: volume.ReclaimDelete, OnDelete: volume.OnDeleteRetain, Export: volume.ExportRef{Squash: export.SquashRoot},
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(volume.Name{}, volume.RelPath{})); diff != "" {
 		t.Errorf("spec (-want +got):\n%s", diff)
@@ -47,7 +47,8 @@ func TestReclaimPolicyOfTheClass(t *testing.T) {
 		{new(v1.PersistentVolumeReclaimRetain), volume.ReclaimRetain, v1.PersistentVolumeReclaimRetain},
 	} {
 		class := &storagev1.StorageClass{ReclaimPolicy: c.class}
-		if got, err := specOf(newClaim(), class, clusterUID, parameters{}); err != nil || got.Reclaim != c.want {
+		pool, _ := newPool("local")
+		if got, err := specOf(newClaim(), class, clusterUID, parameters{pool: pool}); err != nil || got.Reclaim != c.want {
 			t.Errorf("volume of a class with %v: got %q, %v; want %q", c.class, got.Reclaim, err, c.want)
 		}
 		if got := reclaimPolicy(class); got != c.pv {
@@ -57,6 +58,8 @@ func TestReclaimPolicyOfTheClass(t *testing.T) {
 }
 
 func TestClaimsThatCannotBeHonouredAreRefused(t *testing.T) {
+	pool, _ := newPool("local")
+	local := parameters{pool: pool}
 	for _, c := range []struct {
 		name   string
 		change func(*v1.PersistentVolumeClaim)
@@ -79,7 +82,7 @@ func TestClaimsThatCannotBeHonouredAreRefused(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			claim := newClaim()
 			c.change(claim)
-			if _, err := specOf(claim, newClass(), clusterUID, parameters{}); !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
+			if _, err := specOf(claim, newClass(), clusterUID, local); !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
 				t.Errorf("got error %v, want %v with %q", err, c.want, c.text)
 			}
 		})
@@ -90,7 +93,8 @@ func TestWhatIsNothingSpecialIsAccepted(t *testing.T) {
 	claim := newClaim()
 	claim.Spec.VolumeMode = new(v1.PersistentVolumeFilesystem)
 	claim.Spec.VolumeAttributesClassName = new("")
-	if _, err := specOf(claim, newClass(), clusterUID, parameters{}); err != nil {
+	pool, _ := newPool("local")
+	if _, err := specOf(claim, newClass(), clusterUID, parameters{pool: pool}); err != nil {
 		t.Error(err)
 	}
 }

@@ -13,6 +13,8 @@ const (
 	annInstance = "berth.storage/instance" // the identity of the pool that holds the volume
 	annVolume   = "berth.storage/volume"   // the volume's handle: pool/name
 	labelPool   = "berth.storage/pool"
+	// On a claim: the name of an archived or retained volume whose content it shall get.
+	annRestoreFrom = "berth.storage/restore-from"
 	// The label and value that Kubernetes recommends for what a tool made:
 	// https://kubernetes.io/docs/concepts/overview/working-with-objects/common-labels/
 	labelManagedBy = "app.kubernetes.io/managed-by"

@@ -8,7 +8,10 @@ import (
 	"strconv"
 	"strings"
 
+	v1 "k8s.io/api/core/v1"
+
 	"github.com/berth-storage/berth/internal/export"
+	"github.com/berth-storage/berth/internal/pathpattern"
 	"github.com/berth-storage/berth/internal/suggest"
 	"github.com/berth-storage/berth/internal/volume"
 )
@@ -20,6 +23,11 @@ type parameters struct {
 	gids   volume.GIDRange // if not zero, in place of owner.GID
 	squash export.Squash
 	inodes int64 // 0: no limit
+	// onDelete, existing and pattern say what becomes of a deleted claim's volume, of a
+	// directory that is there already, and where on a share a volume lies.
+	onDelete volume.OnDelete
+	existing volume.Existing
+	pattern  *pathpattern.Pattern // nil: the default path
 	// mountOptions are those of the class's parameter, for classes that have none
 	// of their own.
 	mountOptions string
@@ -31,7 +39,9 @@ const modeOfGroup = 0o2771
 
 // classParameters are the names that a StorageClass may use. Case does not
 // matter, as with the provisioners that Berth takes the place of.
-var classParameters = []string{"pool", "mode", "uid", "gid", "rootSquash", "inodes", "mountOptions"}
+var classParameters = []string{
+	"pool", "mode", "uid", "gid", "rootSquash", "inodes", "mountOptions", "onDelete", "archiveOnDelete", "existing", "pathPattern",
+}
 
 // parseParameters reads the parameters of a class for one of pools. Anything that
 // is not known is an error: a misspelt "rootSquash" must not give an open export.
@@ -53,14 +63,18 @@ func parseParameters(given map[string]string, pools []*Pool) (parameters, error)
 	if err != nil {
 		return parameters{}, err
 	}
-	p := parameters{pool: pool, owner: pool.Owner, squash: pool.Squash}
+	p := parameters{pool: pool, owner: pool.Owner, squash: pool.Squash, onDelete: pool.OnDelete}
+	if pool.Share != nil {
+		p.existing, p.pattern = pool.Share.Existing, pool.Share.Pattern
+	}
+	_, decided := values["onDelete"]
 	for _, key := range classParameters {
 		value, found := values[key]
-		if !found {
+		if !found || key == "archiveOnDelete" && decided { // so says the page of nfs-subdir-external-provisioner
 			continue
 		}
 		if err := p.set(key, value); err != nil {
-			return parameters{}, fmt.Errorf("%w: StorageClass parameter %s: %q is not %w", volume.ErrInvalid, key, value, err)
+			return parameters{}, fmt.Errorf("%w: StorageClass parameter %s: %.200q is not %w", volume.ErrInvalid, key, value, err)
 		}
 	}
 	if _, says := values["mode"]; !says && (p.gids != volume.GIDRange{} || values["gid"] != "" && p.owner.GID != 0) {
@@ -115,6 +129,9 @@ func (p *parameters) set(key, value string) error {
 		}
 		p.owner.UID = uint32(id)
 	case "rootSquash":
+		if p.pool.Share != nil {
+			return fmt.Errorf("possible, because the server of pool %s's share decides that; remove it", p.pool.Volumes.Pool())
+		}
 		squash, err := strconv.ParseBool(value)
 		if err != nil {
 			return fmt.Errorf("true or false")
@@ -131,8 +148,67 @@ func (p *parameters) set(key, value string) error {
 		p.inodes = inodes
 	case "mountOptions":
 		p.mountOptions = value
+	default:
+		return p.setPolicy(key, value)
 	}
 	return nil
+}
+
+// setPolicy sets one of the parameters that came with nfs-subdir-external-provisioner.
+func (p *parameters) setPolicy(key, value string) (err error) {
+	if p.pool.Share == nil && (key == "existing" || key == "pathPattern") {
+		return fmt.Errorf("possible, because the volumes of pool %s are not on a share; remove it", p.pool.Volumes.Pool())
+	}
+	switch key {
+	case "onDelete":
+		if p.onDelete, err = volume.ParseOnDelete(value); err != nil || value == "" {
+			return fmt.Errorf("%s, %s or %s", volume.OnDeleteDelete, volume.OnDeleteRetain, volume.OnDeleteArchive)
+		}
+	case "archiveOnDelete":
+		archive, err := strconv.ParseBool(value)
+		if err != nil {
+			return fmt.Errorf("true or false")
+		}
+		p.onDelete = volume.OnDeleteDelete
+		if archive {
+			p.onDelete = volume.OnDeleteArchive
+		}
+	case "existing":
+		if p.existing, err = volume.ParseExisting(value); err != nil || value == "" {
+			return fmt.Errorf("%s, %s or %s", volume.ExistingRefuse, volume.ExistingReuse, volume.ExistingShare)
+		}
+	case "pathPattern":
+		p.pattern = nil
+		if value == "" { // as with nfs-subdir-external-provisioner
+			return nil
+		}
+		pattern, err := pathpattern.Parse(value)
+		if err != nil {
+			return fmt.Errorf("one that can be used: %w", err)
+		}
+		p.pattern = &pattern
+	}
+	return nil
+}
+
+// path is where the volume called name of a claim lies below its pool's root.
+func (p parameters) path(claim *v1.PersistentVolumeClaim, name volume.Name) (volume.RelPath, error) {
+	if p.pool.Share == nil {
+		return name.RelPath(), nil
+	}
+	if p.pattern != nil {
+		path, ok, err := p.pattern.Path(pathpattern.Values{
+			Namespace: claim.Namespace, Name: claim.Name, Labels: claim.Labels, Annotations: claim.Annotations, Volume: name.String(),
+		})
+		if ok || err != nil {
+			return path, err
+		}
+	}
+	path, err := volume.ParseRelPath(claim.Namespace + "-" + claim.Name + "-" + name.String())
+	if err != nil {
+		return volume.RelPath{}, fmt.Errorf("the default path of this claim's volume; a pathPattern can give another: %w", err)
+	}
+	return path, nil
 }
 
 func (p *parameters) setGroup(value string) error {

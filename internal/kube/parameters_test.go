@@ -69,7 +69,7 @@ func TestParametersThatAreRefused(t *testing.T) {
 		want  string
 	}{
 		{"misspelt", map[string]string{"rootSquas": "true"}, `unknown StorageClass parameter "rootSquas", did you mean "rootSquash"?`},
-		{"nothing alike", map[string]string{"archiveOnDelete": "x"}, `unknown StorageClass parameter "archiveOnDelete"; known are pool, mode, uid, gid, rootSquash, inodes, mountOptions`},
+		{"nothing alike", map[string]string{"recordsize": "x"}, `unknown StorageClass parameter "recordsize"; known are pool, mode, uid, gid, rootSquash, inodes, mountOptions, onDelete, archiveOnDelete, existing, pathPattern`},
 		{"empty name", map[string]string{"": "x"}, `unknown StorageClass parameter ""`},
 		{"twice in different case", map[string]string{"rootSquash": "true", "rootsquash": "false"}, `"rootSquash" and "rootsquash"`},
 		{"mode that is not octal", map[string]string{"mode": "0780"}, `StorageClass parameter mode: "0780" is not an octal mode like 0770`},
@@ -82,6 +82,8 @@ func TestParametersThatAreRefused(t *testing.T) {
 		{"gid auto without a range", map[string]string{"gid": "auto"}, `"auto" is not possible, because pool local has no gidRange`},
 		{"no inodes at all", map[string]string{"inodes": "0"}, `StorageClass parameter inodes: "0" is not a number of files and folders above 0`},
 		{"inodes with a unit", map[string]string{"inodes": "100k"}, `"100k" is not a number of files`},
+		{"a pattern for a pool that is not on a share", map[string]string{"pathPattern": "x"}, "is not possible, because the volumes of pool local are not on a share"},
+		{"a policy for what exists likewise", map[string]string{"existing": "reuse"}, "are not on a share"},
 		{"rootSquash neither true nor false", map[string]string{"rootSquash": "yes"}, `StorageClass parameter rootSquash: "yes" is not true or false`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

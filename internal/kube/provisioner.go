@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
 
 	"github.com/berth-storage/berth/internal/export"
+	"github.com/berth-storage/berth/internal/pathpattern"
 	"github.com/berth-storage/berth/internal/volume"
 )
 
@@ -37,7 +38,16 @@ type Pool struct {
 	Owner    volume.Owner  // of new volumes, if the class does not say
 	Squash   export.Squash // likewise
 	GIDs     volume.GIDRange
+	OnDelete volume.OnDelete // likewise
 	Static   []Static
+	Share    *Share // nil: Berth has the volumes exported
+}
+
+// Share is the share of an NFS server that a pool's volumes lie on.
+type Share struct {
+	Server   string               // as PersistentVolumes name it
+	Existing volume.Existing      // if the class does not say
+	Pattern  *pathpattern.Pattern // likewise; nil: the default path
 }
 
 // provisioner makes and deletes volumes for the library's controller.
@@ -69,7 +79,7 @@ func (p *provisioner) Provision(ctx context.Context, o controller.ProvisionOptio
 	if err != nil {
 		return nil, stateOf(err), err
 	}
-	server, err := p.address.resolve(ctx)
+	server, err := p.serverOf(ctx, params.pool)
 	if err != nil {
 		return nil, controller.ProvisioningNoChange, fmt.Errorf("the address of the NFS server: %w", err)
 	}
@@ -92,6 +102,14 @@ func (p *provisioner) Provision(ctx context.Context, o controller.ProvisionOptio
 	p.log.Info("made a volume", "volume", handle{params.pool.Volumes.Pool(), v.Name}.String(), "claim", v.Claim.String(), "bytes", v.Size)
 	p.advisor.advise(o.PVC, v, o.StorageClass.Name, params.pool.Volumes.Pool())
 	return persistentVolume(o, v, params, server), controller.ProvisioningFinished, nil
+}
+
+// serverOf is the address that clients mount a pool's volumes from.
+func (p *provisioner) serverOf(ctx context.Context, pool *Pool) (string, error) {
+	if pool.Share != nil {
+		return pool.Share.Server, nil
+	}
+	return p.address.resolve(ctx)
 }
 
 func persistentVolume(o controller.ProvisionOptions, v volume.Volume, params parameters, server string) *v1.PersistentVolume {
