@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -173,6 +174,16 @@ func withdraw(t *testing.T, s *server, a, _ client) {
 		}
 		must(t, os.RemoveAll(gone.Dir))
 		must(t, writeFile(other+"/file", nil))
+
+		// The client hears of it only when the directory is gone.
+		gone = s.publish(t)
+		dir = a.mount(t, gone, version)
+		must(t, writeFile(dir+"/file", nil))
+		must(t, s.Withdraw(t.Context(), gone.ID))
+		must(t, os.RemoveAll(gone.Dir))
+		if err := writeFile(dir+"/file", []byte("late")); err == nil {
+			t.Errorf("vers=%s: a file of a directory that is gone can be written to", version)
+		}
 	}
 }
 
@@ -203,15 +214,24 @@ func restart(t *testing.T, s *server, a, b client) {
 		files = append(files, open{version, mine, other})
 	}
 	s.restart(t)
+	// All at once, so that no client is late because another one waits.
+	var all sync.WaitGroup
 	for _, f := range files {
-		_, err := f.mine.WriteString("after")
-		must(t, errors.Join(err, f.mine.Sync()))
+		all.Go(func() {
+			_, err := f.mine.WriteString("after")
+			if err := errors.Join(err, f.mine.Sync()); err != nil {
+				t.Errorf("vers=%s: %v", f.version, err)
+			}
+		})
+		all.Go(func() {
+			// This waits for the end of the grace period.
+			if err := lock(f.other); !errors.Is(err, syscall.EWOULDBLOCK) {
+				t.Errorf("vers=%s: another host has got the lock: %v", f.version, err)
+			}
+		})
 	}
+	all.Wait()
 	for _, f := range files {
-		// This waits for the end of the grace period.
-		if err := lock(f.other); !errors.Is(err, syscall.EWOULDBLOCK) {
-			t.Errorf("vers=%s: another host has got the lock: %v", f.version, err)
-		}
 		text := make([]byte, 100)
 		if n, err := f.other.ReadAt(text, 0); string(text[:n]) != "before after" {
 			t.Errorf("vers=%s: the other host reads %q, %v", f.version, text[:n], err)

@@ -259,10 +259,11 @@ func publishEndedContext(t *testing.T, target Target) {
 }
 
 func withdrawEndsAccess(t *testing.T, target Target) {
-	e, kept := newExport(t, target, 1), newExport(t, target, 2)
-	publish(t, target, e)
-	publish(t, target, kept)
-	wantReachable(t, target, e)
+	e, kept, removed := newExport(t, target, 1), newExport(t, target, 2), newExport(t, target, 3)
+	for _, e := range []export.Export{e, kept, removed} {
+		publish(t, target, e)
+		wantReachable(t, target, e)
+	}
 	client := dial(t, target, 0)
 	handle, err := client.FileHandle(t.Context(), e.Path+"/file")
 	if err != nil {
@@ -289,7 +290,22 @@ func withdrawEndsAccess(t *testing.T, target Target) {
 	if err := os.RemoveAll(e.Dir); err != nil {
 		t.Errorf("the directory is not free: %v", err)
 	}
+	// The first that a client hears of it, when the directory is gone too.
+	if handle, err = client.FileHandle(t.Context(), removed.Path+"/file"); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(target.Withdraw(t.Context(), removed.ID), os.RemoveAll(removed.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if _, err := client.StatHandle(ctx, handle); !errors.Is(err, nfs4.ErrStale) {
+		t.Errorf("by a handle of a directory that is gone: got error %v, want %v", err, nfs4.ErrStale)
+	}
 }
+
+// patience is how long a client may have to wait before a test gives up.
+const patience = time.Minute
 
 func withdrawUnknown(t *testing.T, target Target) {
 	if err := target.Withdraw(t.Context(), 77); err != nil {

@@ -3,12 +3,14 @@ package kernel
 import (
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -36,23 +38,52 @@ type caches struct {
 	address  string // of the NFS server
 }
 
-// answer is one that the kernel remembers about an export.
+// answer is one of mountd's that the kernel remembers.
 type answer struct {
-	path   string // as the kernel wrote it
-	domain string // of clients; likewise
+	cache string
+	key   string // of it, as the cache's channel takes it
 }
 
-// answers are those about dirs. Also one that mountd still owes is among them.
-func (c caches) answers(dirs map[string]bool) ([]answer, error) {
-	var about []answer
-	err := c.each(exportCache, func(text string, _ bool) {
+// answers are those about dirs. owed says that mountd may be about to give another
+// one, of which nobody can tell what it is about.
+func (c caches) answers(dirs map[string]bool) (about []answer, owed bool, err error) {
+	err = c.each(exportCache, func(text string, _ bool) { // path, domain(options)
 		path, rest, ok := strings.Cut(text, "\t")
 		end := strings.LastIndexByte(rest, '(')
 		if ok && end >= 0 && dirs[unescape(path)] {
-			about = append(about, answer{path: path, domain: rest[:end]})
+			about = append(about, answer{exportCache, rest[:end] + " " + path})
 		}
 	})
-	return about, err
+	if err != nil {
+		return nil, false, err
+	}
+	// Without these a client would not be told that its handle is stale, but wait: the
+	// kernel would ask about the directory, and could not understand the answer when
+	// that is gone.
+	err = c.each(handleCache, func(text string, valid bool) { // domain, type, fsid, path
+		fields := strings.Fields(text)
+		switch {
+		case !valid:
+			owed = true
+		case len(fields) == 4 && dirs[unescape(fields[3])]:
+			about = append(about, answer{handleCache, fields[0] + " " + fields[1] + " " + channelFSID(fields[2])})
+		}
+	})
+	return about, owed, err
+}
+
+// channelFSID writes an fsid as the kernel takes it: its bytes in hexadecimal. It
+// shows them as words of 32 bits, each in the processor's order.
+func channelFSID(shown string) string {
+	var raw []byte
+	for words := strings.TrimPrefix(shown, "0x"); len(words) >= 8; words = words[8:] {
+		word, err := strconv.ParseUint(words[:8], 16, 32)
+		if err != nil {
+			return shown // which the kernel refuses
+		}
+		raw = binary.NativeEndian.AppendUint32(raw, uint32(word))
+	}
+	return `\x` + hex.EncodeToString(raw)
 }
 
 // each reads a cache. Lines with "# " are of what is not so, or not valid any more.
@@ -121,10 +152,10 @@ func cachedFSID(f export.FSID) string {
 // forget has the kernel ask mountd again about dirs, of which the table has another
 // content now. When it returns nil, all answers to come are of that.
 func (c caches) forget(ctx context.Context, dirs map[string]bool) error {
-	known, err := c.answers(dirs)
-	if err != nil || len(known) == 0 {
-		// A question that mountd is about to answer out of the old table would be
-		// among them. It reads the new one for all that come later.
+	known, owed, err := c.answers(dirs)
+	if err != nil || len(known) == 0 && !owed {
+		// A question that mountd is about to answer out of the old table would show
+		// here. It reads the new one for all that come later.
 		return err
 	}
 	// mountd answers one question after the other: when one that is asked now is
@@ -132,7 +163,7 @@ func (c caches) forget(ctx context.Context, dirs map[string]bool) error {
 	if err := c.ask(ctx); err != nil {
 		return err
 	}
-	if known, err = c.answers(dirs); err != nil {
+	if known, _, err = c.answers(dirs); err != nil {
 		return err
 	}
 	for _, a := range known {
@@ -146,11 +177,11 @@ func (c caches) forget(ctx context.Context, dirs map[string]bool) error {
 // expire replaces an answer by one that is not valid any more.
 func (c caches) expire(a answer) error {
 	const longAgo = 1 // seconds since 1970
-	f, err := os.OpenFile(filepath.Join(c.folder, exportCache, "channel"), os.O_WRONLY, 0)
+	f, err := os.OpenFile(filepath.Join(c.folder, a.cache, "channel"), os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(f, "%s %s %d\n", a.domain, a.path, longAgo)
+	_, err = fmt.Fprintf(f, "%s %d\n", a.key, longAgo)
 	if errors.Is(err, syscall.ENOENT) {
 		err = nil // the directory or the domain is gone, and the answer about it too
 	}

@@ -3,6 +3,7 @@ package kernel
 import (
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,6 +28,7 @@ type fixture struct {
 	*Server
 	root    string
 	flushes string // a file with a line for each flush
+	callers atomic.Int32
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -44,7 +47,7 @@ func newFixture(t *testing.T) *fixture {
 	if err := os.Chmod(root+"/exportfs", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	address := answering(t)
+	address := answering(t, &f.callers)
 	f.Server = &Server{
 		o:      Options{Address: address, Log: slog.New(slog.NewTextHandler(t.Output(), nil))},
 		file:   root + "/exports.d/berth-x.exports",
@@ -55,8 +58,8 @@ func newFixture(t *testing.T) *fixture {
 	return f
 }
 
-// answering is an NFS server that answers each call, whatever it asks.
-func answering(t *testing.T) string {
+// answering is an NFS server that answers each call, whatever it asks, and counts them.
+func answering(t *testing.T, callers *atomic.Int32) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -71,6 +74,7 @@ func answering(t *testing.T) string {
 			}
 			head := make([]byte, 8) // the fragment's length, and the xid
 			if _, err := io.ReadFull(conn, head); err == nil {
+				callers.Add(1)
 				answer := binary.BigEndian.AppendUint32(nil, 1<<31|24)
 				answer = append(answer, head[4:]...)
 				_, _ = conn.Write(append(answer, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0))
@@ -234,30 +238,33 @@ func TestAnotherExportfsHasTheLock(t *testing.T) {
 
 // What the kernel remembers, as Linux 6.1 writes it, and what it is told.
 func TestTellTheKernel(t *testing.T) {
-	const other = "/elsewhere\t*(rw,sync)\n"
+	const other, handle = "/elsewhere\t*(rw,sync)\n", "* 7 0x0000aa0000000000FSID DIR\n"
+	const noHandle = "# * 1 0x00000063\n"
 	for _, c := range []struct {
 		name       string
 		export, fh string // what it remembers; DIR and FSID are the volume's
 		known      string // clients of others in the table
 		withdraw   bool
 		flushed    bool
+		asked      bool
 		corrected  string
 	}{
-		{"nothing", other, "", "*", false, false, ""},
-		{"that there is no such export", other + "# DIR\t*,10.0.0.0/8()\n", "", "*", false, false, "*,10.0.0.0/8 DIR 1\n"},
-		{"that there is nothing on the way", other + "# ABOVE\t*()\n", "", "*", false, true, ""},
-		{"that the way is there", other + "ABOVE\t*(ro,v4root)\n", "", "*", false, false, ""},
-		{"that handles of it are bad", other, "# * 7 0x0000aa0000000000FSID\n", "*", false, true, ""},
-		{"that handles of it are good", other, "* 7 0x0000aa0000000000FSID DIR\n", "*", false, false, ""},
-		{"nobody of these clients", other, "", "10.0.0.0/8", false, true, ""},
-		{"that it is exported", other + "DIR\t*(rw,sync)\n", "* 7 0x0000aa0000000000FSID DIR\n", "*", true, false, "* DIR 1\n"},
-		{"that it was asked for", other + "# DIR\t*()\n", "", "*", true, false, "* DIR 1\n"},
-		{"nothing of what goes", other, "", "*", true, false, ""},
+		{"nothing", other, "", "*", false, false, false, ""},
+		{"that there is no such export", other + "# DIR\t*,10.0.0.0/8()\n", "", "*", false, false, true, "*,10.0.0.0/8 DIR 1\n"},
+		{"that there is nothing on the way", other + "# ABOVE\t*()\n", "", "*", false, true, false, ""},
+		{"that the way is there", other + "ABOVE\t*(ro,v4root)\n", "", "*", false, false, false, ""},
+		{"that handles of it are bad", other, "# * 7 0x0000aa0000000000FSID\n", "*", false, true, true, ""},
+		{"nobody of these clients", other, "", "10.0.0.0/8", false, true, false, ""},
+		{"that it is exported", other + "DIR\t*(rw,sync)\n", handle, "*", true, false, true, "* DIR 1\n* 7 \\x00aa000000000000BYTES 1\n"},
+		{"that it was asked for", other + "# DIR\t*()\n", "", "*", true, false, true, "* DIR 1\n"},
+		{"handles of it", other, handle, "*", true, false, true, "* 7 \\x00aa000000000000BYTES 1\n"},
+		{"a handle that may be of it", other, noHandle, "*", true, false, true, ""},
+		{"nothing of what goes", other, "", "*", true, false, false, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := newFixture(t)
 			e := f.export(t, 1)
-			fill := strings.NewReplacer("DIR", e.Dir, "ABOVE", filepath.Dir(e.Dir), "FSID", cachedFSID(e.FSID)).Replace
+			fill := strings.NewReplacer("DIR", e.Dir, "ABOVE", filepath.Dir(e.Dir), "FSID", cachedFSID(e.FSID), "BYTES", hex.EncodeToString(e.FSID[:])).Replace
 			write(t, f.table.path(), "/elsewhere\t"+c.known+"(rw)\n")
 			if c.withdraw {
 				if err := f.Publish(t.Context(), e); err != nil {
@@ -267,11 +274,14 @@ func TestTellTheKernel(t *testing.T) {
 			write(t, f.caches.folder+"/nfsd.export/content", "#path domain(flags)\n"+fill(c.export))
 			write(t, f.caches.folder+"/nfsd.fh/content", "#domain fsidtype fsid [path]\n"+fill(c.fh))
 			write(t, f.caches.folder+"/nfsd.export/channel", "")
+			write(t, f.caches.folder+"/nfsd.fh/channel", "")
+			f.callers.Store(0)
 			var err error
 			if c.withdraw {
 				err = f.Withdraw(t.Context(), e.ID)
 			} else {
 				err = f.Publish(t.Context(), e)
+				f.callers.Add(-1) // which asks whether the server is there
 			}
 			if err != nil {
 				t.Fatal(err)
@@ -279,7 +289,10 @@ func TestTellTheKernel(t *testing.T) {
 			if got := text(t, f.flushes) != ""; got != c.flushed {
 				t.Errorf("the kernel was told to forget everything: %t, want %t", got, c.flushed)
 			}
-			if got := text(t, f.caches.folder+"/nfsd.export/channel"); got != fill(c.corrected) {
+			if got := f.callers.Load() > 0; got != c.asked {
+				t.Errorf("mountd was made to answer: %t, want %t", got, c.asked)
+			}
+			if got := text(t, f.caches.folder+"/nfsd.export/channel") + text(t, f.caches.folder+"/nfsd.fh/channel"); got != fill(c.corrected) {
 				t.Errorf("the kernel was told %q, want %q", got, fill(c.corrected))
 			}
 		})
