@@ -5,12 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-storage/berth/internal/btrfs"
 	"github.com/berth-storage/berth/internal/volume"
 )
+
+// deletionPatience is how long Purge waits for a subvolume to be gone.
+const deletionPatience = 5 * time.Second
 
 // subvolumes makes each volume a subvolume of btrfs, limited by its qgroup. If there
 // are no quotas new volumes are plain directories, which need no mounts.
@@ -102,7 +106,14 @@ func (s subvolumes) remove(ctx context.Context, v volume.Volume, parent *os.File
 	}
 	// Its bytes are freed when it is really gone, and until then it is counted. The
 	// commit sets about it, which else would be half a minute later.
-	if err := errors.Join(btrfs.Commit(s.b.rootDir), btrfs.AwaitDeleted(ctx, s.b.rootDir, v.QuotaID)); err != nil {
+	if err := btrfs.Commit(s.b.rootDir); err != nil {
+		return err
+	}
+	// A server that has files of it open, for a client that went away without a word,
+	// keeps it; others must not have to wait for that.
+	waiting, stop := context.WithTimeoutCause(ctx, deletionPatience, fmt.Errorf("%w: something has files open in subvolume %d still", volume.ErrBusy, v.QuotaID))
+	defer stop()
+	if err := btrfs.AwaitDeleted(waiting, s.b.rootDir, v.QuotaID); err != nil {
 		return err
 	}
 	// EBUSY: simple quotas still count what its snapshots share. The id is not used again.

@@ -138,6 +138,31 @@ func TestPurgeLeavesNoSubvolumeAndNoQGroup(t *testing.T) {
 	}
 }
 
+func TestPurgeOfASubvolumeInUseIsBusy(t *testing.T) {
+	p := open(t, btrfsQuota.mount(t))
+	v := createOf(t, p, "pvc-1", 32<<20)
+	user, err := os.Create(filepath.Join(v.Dir, "in-use")) // as an NFS server has it
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Discard(t.Context(), v.Name); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Purge(t.Context(), v.Name); !errors.Is(err, volume.ErrBusy) {
+		t.Errorf("got error %v, want %v", err, volume.ErrBusy)
+	}
+	if v, err := p.Get(t.Context(), v.Name); err != nil || v.State != volume.StateDiscarded {
+		t.Errorf("the record is %s, %v: as long as there are bytes it has to stay", v.State, err)
+	}
+	user.Close()
+	if err := p.Purge(t.Context(), v.Name); err != nil {
+		t.Error(err)
+	}
+	if got := qgroups(t, p.root); len(got) > 0 {
+		t.Errorf("qgroups %v are left", got)
+	}
+}
+
 // As crashes leave it: the subvolume made and not limited, an empty directory of a run
 // without quotas in its place, or nothing.
 func TestCreateGoesOnWithSubvolumes(t *testing.T) {
