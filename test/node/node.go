@@ -36,7 +36,7 @@ type Node struct {
 	// Kubeconfig is the administrator's for programs in the guest.
 	Kubeconfig []byte
 
-	api *forwarder
+	api *harness.Forwarder
 }
 
 // Start starts a cluster and its node, and waits until the node is ready for pods.
@@ -65,7 +65,7 @@ func Start(ctx context.Context, log io.Writer) (n *Node, err error) {
 	if n.Client, err = harness.NewClient(n.Cluster.Kubeconfig()); err != nil {
 		return n, err
 	}
-	n.api, err = forward(net.JoinHostPort(n.Host, "0"), strings.TrimPrefix(n.Cluster.Server(), "https://"))
+	n.api, err = harness.Forward(net.JoinHostPort(n.Host, "0"), strings.TrimPrefix(n.Cluster.Server(), "https://"))
 	if err != nil {
 		return n, err
 	}

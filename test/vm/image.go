@@ -58,7 +58,7 @@ func Image(ctx context.Context, log io.Writer) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	sum := sha256.Sum256([]byte(strings.Join([]string{packages, kernelVersion, release, diskSize, firstProcess, "format 1"}, "\n")))
+	sum := sha256.Sum256([]byte(strings.Join([]string{packages, kernelVersion, release, diskSize, firstProcess, "format 2"}, "\n")))
 	key := hex.EncodeToString(sum[:])[:16]
 	return cache.File(ctx, "vm-"+key, "image", "the test VM's image", log, func(path string) error {
 		return makeImage(ctx, path, release, kernelVersion, log)
@@ -122,8 +122,8 @@ func makeImage(ctx context.Context, image, release, kernelVersion string, log io
 		{"cp", "-a", filepath.Join(modulesDir, kernelVersion), filepath.Join(root, "usr/lib/modules/")},
 		{"depmod", "-b", root, kernelVersion},
 		{"truncate", "-s", diskSize, image},
-		// No journal: a guest's disk is thrown away.
-		{"mkfs.ext4", "-q", "-O", "^has_journal", "-E", "lazy_itable_init=1", "-d", root, image},
+		// With its journal, because guests are rebooted as after a power cut.
+		{"mkfs.ext4", "-q", "-E", "lazy_itable_init=1", "-d", root, image},
 	} {
 		if output, err := tiedOutput(exec.CommandContext(ctx, args[0], args[1:]...)); err != nil {
 			return fmt.Errorf("making the test VM's image: %s: %w\n%s", args[0], err, output)

@@ -141,7 +141,7 @@ func (g *Guest) Put(ctx context.Context, file, path string) error {
 		return err
 	}
 	err = g.Exec(ctx, Command{
-		Args:  []string{"sh", "-c", `mkdir -p "$1" && cat >"$2" && chmod "$3" "$2"`, "sh", filepath.Dir(path), path, fmt.Sprintf("%o", info.Mode().Perm())},
+		Args:  []string{"sh", "-c", `mkdir -p "$1" && cat >"$2" && chmod "$3" "$2" && sync "$2" "$1"`, "sh", filepath.Dir(path), path, fmt.Sprintf("%o", info.Mode().Perm())},
 		Stdin: f,
 	})
 	if err != nil {

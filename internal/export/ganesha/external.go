@@ -150,7 +150,7 @@ var errChanged = errors.New("NFS-Ganesha has come to the system bus, or left it"
 func (x *External) attach(ctx context.Context, up func()) error {
 	conn, err := dbus.ConnectSystemBus()
 	if err != nil {
-		return fmt.Errorf("the system bus, over which the host's NFS-Ganesha is driven: %w", err)
+		return fmt.Errorf("there is no system bus, over which the host's NFS-Ganesha is driven; start both (systemctl start dbus nfs-ganesha): %w", err)
 	}
 	defer conn.Close()
 	ctx, cancel := context.WithCancelCause(ctx)

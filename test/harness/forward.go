@@ -1,4 +1,4 @@
-package node
+package harness
 
 import (
 	"io"
@@ -6,20 +6,20 @@ import (
 	"sync"
 )
 
-// forwarder passes TCP connections on, so that a node reaches what listens on the
+// Forwarder passes TCP connections on, so that a node reaches what listens on the
 // host's loopback only.
-type forwarder struct {
+type Forwarder struct {
 	net.Listener
 	to string
 }
 
-// forward listens at the address from, port 0 for any, until it is closed.
-func forward(from, to string) (*forwarder, error) {
+// Forward listens at the address from, port 0 for any, until it is closed.
+func Forward(from, to string) (*Forwarder, error) {
 	l, err := net.Listen("tcp", from)
 	if err != nil {
 		return nil, err
 	}
-	f := &forwarder{Listener: l, to: to}
+	f := &Forwarder{Listener: l, to: to}
 	go func() {
 		for {
 			conn, err := l.Accept()
@@ -33,7 +33,7 @@ func forward(from, to string) (*forwarder, error) {
 }
 
 // pass connects the two sides until both have said all.
-func (f *forwarder) pass(client net.Conn) {
+func (f *Forwarder) pass(client net.Conn) {
 	defer client.Close()
 	server, err := net.Dial("tcp", f.to)
 	if err != nil {

@@ -1,4 +1,4 @@
-package node
+package harness
 
 import (
 	"io"
@@ -22,7 +22,7 @@ func TestForward(t *testing.T) {
 		question, _ := io.ReadAll(conn)
 		_, _ = conn.Write(append([]byte("you said "), question...))
 	}()
-	f, err := forward("127.0.0.1:0", server.Addr().String())
+	f, err := Forward("127.0.0.1:0", server.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
