@@ -1,0 +1,36 @@
+package dir
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrLost says that a root is not the open one any more, or not this process's alone: it
+// has to be opened anew.
+var ErrLost = errors.New("the root was lost")
+
+// Check asks the file system whether the root is there and still this process's. It is
+// for roots on a network, and hangs if that does. ErrLost if the root or its lock are gone.
+func (b *Backend) Check() error {
+	var s unix.Statfs_t
+	err := unix.Fstatfs(int(b.rootDir.Fd()), &s) // of NFS never answered from a cache
+	if errors.Is(err, unix.ESTALE) {
+		return fmt.Errorf("%w: %s is stale", ErrLost, b.path)
+	}
+	if err != nil {
+		return fmt.Errorf("asking for %s: %w", b.path, err)
+	}
+	// A server that was away for long may have given the lock to somebody else. To take
+	// one that is held changes nothing; see flock(2).
+	switch err := flock(b.lock); {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return fmt.Errorf("%w: %s is now in use by %s", ErrLost, b.path, readHolder(b.root))
+	case errors.Is(err, unix.EIO), errors.Is(err, unix.ESTALE), errors.Is(err, unix.EBADF):
+		return fmt.Errorf("%w: the lock of %s: %w", ErrLost, b.path, err)
+	case err != nil:
+		return fmt.Errorf("asking for the lock of %s: %w", b.path, err)
+	}
+	return nil
+}
