@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
-	"time"
 
 	"github.com/berth-storage/berth/internal/backend/dir"
 	"github.com/berth-storage/berth/internal/config"
@@ -48,8 +47,9 @@ type app struct {
 	client  kube.Client
 
 	pools     []*pool
+	shares    []*sharePool
 	exporters []*exporter
-	frontEnds []*kube.FrontEnd
+	fronts    []*front
 	health    health
 	http      *http.Server // nil if there is none
 }
@@ -73,8 +73,9 @@ func (a *app) setup(ctx context.Context) error {
 		return err
 	}
 	for _, p := range a.config.Pools {
-		if p.Dir == nil {
-			return fmt.Errorf("pool %s: pools on a share cannot be served yet", p.Name)
+		if p.Subdir != nil { // opened when it can be
+			a.shares = append(a.shares, &sharePool{config: p})
+			continue
 		}
 		if err := a.openPool(ctx, p); err != nil {
 			return fmt.Errorf("pool %s: %w", p.Name, err)
@@ -118,45 +119,44 @@ func (a *app) openPool(ctx context.Context, c config.Pool) error {
 	return nil
 }
 
-// setupFrontEnds makes one front end for each provisioner name, with all its pools.
+// setupFrontEnds makes one front end for each provisioner name, with all its pools. Those
+// on shares are away at first.
 func (a *app) setupFrontEnds() error {
 	library, collectors := kube.LibraryMetrics()
 	if err := a.metrics.Register(collectors...); err != nil {
 		return fmt.Errorf("metrics: %w", err)
 	}
-	var names []string // in the order of the configuration
-	pools := map[string][]*kube.Pool{}
-	for _, p := range a.pools {
-		name := p.config.Provisioner
-		if pools[name] == nil {
-			names = append(names, name)
+	byName := map[string]*front{}
+	of := func(provisioner string) *front {
+		f := byName[provisioner]
+		if f == nil {
+			f = newFront(func(pools []*kube.Pool) frontEnd {
+				o := a.frontOptions(provisioner, pools)
+				o.Metrics = library
+				return kube.NewFrontEnd(a.client, o)
+			})
+			byName[provisioner] = f
+			a.fronts = append(a.fronts, f)
 		}
-		var gids volume.GIDRange
-		if p.config.GIDRange != "" {
-			var err error
-			if gids, err = volume.ParseGIDRange(p.config.GIDRange); err != nil {
-				return fmt.Errorf("pool %s: %w", p.config.Name, err)
-			}
-		}
-		d := p.config.Defaults
-		squash := export.SquashNone
-		if d.RootSquash {
-			squash = export.SquashRoot
-		}
-		p.front = &kube.Pool{
-			Volumes: p.manager, Instance: p.backend.Identity(), Squash: squash, GIDs: gids,
-			Owner: volume.Owner{UID: d.UID, GID: d.GID, Mode: uint32(d.Mode)}, OnDelete: d.OnDelete,
-		}
-		pools[name] = append(pools[name], p.front)
+		return f
 	}
-	for _, name := range names {
-		a.frontEnds = append(a.frontEnds, kube.NewFrontEnd(a.client, kube.Options{
-			Provisioner: name, Pools: pools[name], Workers: a.config.Kubernetes.Workers,
-			FailedRetryThreshold: a.config.Kubernetes.FailedRetryThreshold,
-			ScavengeAfter:        time.Duration(a.config.Kubernetes.ScavengeAfter),
-			Hostname:             a.config.Server.Hostname, NFSPort: a.config.Ganesha.Port, NFSv3: a.config.Ganesha.NFSv3,
-			Log: a.log.With("component", "kubernetes", "provisioner", name), Observe: a.metrics.Step(name), Metrics: library,
-		}))
+	// An instance is known by its first pool: by one that is always there, if it has any.
+	for _, p := range a.pools {
+		var err error
+		if p.front, err = frontPool(p.config, p.manager, p.backend.Identity()); err != nil {
+			return fmt.Errorf("pool %s: %w", p.config.Name, err)
+		}
+		f := of(p.config.Provisioner)
+		f.add(p.front)
+		f.afterRecovery = true
+	}
+	for _, p := range a.shares {
+		p.front = of(p.config.Provisioner)
+		pool, err := frontPool(p.config, a.away(p.config.Name), "")
+		if err != nil {
+			return fmt.Errorf("pool %s: %w", p.config.Name, err)
+		}
+		p.front.add(pool)
 	}
 	return nil
 }
@@ -202,23 +202,34 @@ func (a *app) run(ctx context.Context) error {
 
 // work recovers the pools, has their volumes exported and then serves claims.
 func (a *app) work(ctx context.Context, workers *sync.WaitGroup, fail func(error)) {
+	serveClaims := func(afterRecovery bool) {
+		for _, f := range a.fronts {
+			if f.afterRecovery != afterRecovery {
+				continue
+			}
+			workers.Go(func() {
+				if err := f.run(ctx); err != nil {
+					fail(err)
+				}
+			})
+		}
+	}
+	for _, p := range a.shares {
+		workers.Go(func() { a.serveShare(ctx, p) })
+	}
+	serveClaims(false)
 	workers.Go(func() {
 		if err := a.recover(ctx); err != nil {
 			fail(err)
 			return
 		}
 		for _, p := range a.pools {
+			a.metrics.PoolAvailable(p.config.Name, true)
 			workers.Go(func() { p.manager.Run(ctx) })
-			workers.Go(func() { a.measure(ctx, p) })
-			workers.Go(func() { a.measureVolumes(ctx, p) })
+			workers.Go(func() { a.measure(ctx, p.config.Name, p.manager) })
+			workers.Go(func() { a.measureVolumes(ctx, p.config.Name, p.manager) })
 		}
-		for _, f := range a.frontEnds {
-			workers.Go(func() {
-				if err := f.Run(ctx); err != nil {
-					fail(err)
-				}
-			})
-		}
+		serveClaims(true)
 	})
 }
 

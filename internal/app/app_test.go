@@ -133,7 +133,7 @@ func TestOneFrontEndForEachProvisionerName(t *testing.T) {
 	if err := a.setupFrontEnds(); err != nil {
 		t.Fatal(err)
 	}
-	if got := len(a.frontEnds); got != 2 {
+	if got := len(a.fronts); got != 2 {
 		t.Errorf("%d front ends for 2 names, want 2", got)
 	}
 }

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -32,10 +34,13 @@ type health struct {
 
 	mu        sync.Mutex
 	why       string      // it does not serve yet; "": it is starting
+	set       bool        // it is known who is to serve:
 	exporters []*exporter // whose servers are to serve
-	server    ownServer   // the one of these that Berth runs, if any
-	limit     time.Duration
-	answered  time.Time // when the server did last, or was first started
+	// shares are the pools on shares, and why they are not available; nil: they are.
+	shares   map[string]error
+	server   ownServer // the one of these that Berth runs, if any
+	limit    time.Duration
+	answered time.Time // when the server did last, or was first started
 }
 
 // waiting says what this process waits for before it can serve.
@@ -49,7 +54,27 @@ func (h *health) waiting(why string) {
 func (h *health) expects(exporters []*exporter) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.exporters = exporters
+	h.set, h.exporters = true, exporters
+}
+
+// share says whether a pool on a share is available: why it is not, nil if it is.
+func (h *health) share(pool string, why error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.shares == nil {
+		h.shares = map[string]error{}
+	}
+	h.shares[pool] = why
+}
+
+// whyAway says why a pool on a share is not available.
+func (h *health) whyAway(pool string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if why := h.shares[pool]; why != nil {
+		return why
+	}
+	return errors.New("it is being opened")
 }
 
 // started says that the server that Berth runs is being started, with so many exports.
@@ -72,10 +97,10 @@ func (h *health) clock() time.Time {
 func (h *health) alive(ctx context.Context) (string, error) {
 	h.mu.Lock()
 	server, why := h.server, h.why
-	host := len(h.exporters) > 0 && !slices.ContainsFunc(h.exporters, func(e *exporter) bool { _, own := e.server.(ownServer); return own })
+	others := h.set && !slices.ContainsFunc(h.exporters, func(e *exporter) bool { _, own := e.server.(ownServer); return own })
 	h.mu.Unlock()
 	switch {
-	case host:
+	case others:
 		return "alive; the NFS server is the host's own", nil
 	case server == nil && why == "":
 		return "starting", nil
@@ -95,22 +120,37 @@ func (h *health) alive(ctx context.Context) (string, error) {
 	return "the NFS server does not answer; it is started again", nil
 }
 
-// ready is nil if NFS is served.
-func (h *health) ready() error {
+// ready says in words what is served. Its error says that NFS is not, where Berth sees
+// to that, or that no pool is there. A share that is away is told of only: the others
+// are served, and nothing that is done with this process would help.
+func (h *health) ready() (string, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
-	case len(h.exporters) == 0 && h.why != "":
-		return errors.New(h.why)
-	case len(h.exporters) == 0:
-		return errors.New("the NFS server is not up")
+	case !h.set && h.why != "":
+		return "", errors.New(h.why)
+	case !h.set:
+		return "", errors.New("the NFS server is not up")
 	}
 	for _, e := range h.exporters {
 		if !e.server.Serving() {
-			return fmt.Errorf("the NFS server is not up (%s)", e.name)
+			return "", fmt.Errorf("the NFS server is not up (%s)", e.name)
 		}
 	}
-	return nil
+	text, away := "serving NFS", 0
+	if len(h.exporters) == 0 {
+		text = "serving claims"
+	}
+	for _, pool := range slices.Sorted(maps.Keys(h.shares)) {
+		if why := h.shares[pool]; why != nil {
+			text, away = text+fmt.Sprintf("; pool %s is not available: %s", pool, why), away+1
+		}
+	}
+	if len(h.exporters) == 0 && away == len(h.shares) {
+		_, why, _ := strings.Cut(text, "; ")
+		return "", errors.New(why)
+	}
+	return text, nil
 }
 
 // listen serves metrics and health from now on, also while another process has a pool
@@ -139,7 +179,7 @@ func (a *app) listen() error {
 }
 
 // handler serves /metrics; /healthz, which fails if this process should be ended; and
-// /readyz, which says whether NFS is served.
+// /readyz, which says whether NFS is served, and which pools are away.
 func (a *app) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", a.metrics.Handler())
@@ -147,7 +187,10 @@ func (a *app) handler() http.Handler {
 		text, err := a.health.alive(r.Context())
 		answer(w, text, err)
 	})
-	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, "serving NFS", a.health.ready()) })
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
+		text, err := a.health.ready()
+		answer(w, text, err)
+	})
 	return mux
 }
 

@@ -17,13 +17,13 @@ const (
 	measureVolumesPause = 100 // times what measuring took
 )
 
-func (a *app) measure(ctx context.Context, p *pool) {
+func (a *app) measure(ctx context.Context, pool string, m *volume.Manager) {
 	for {
-		room, err := p.manager.Capacity(ctx)
-		if err != nil {
-			a.log.Warn("cannot measure a pool", "pool", p.config.Name, "err", err)
-		} else {
-			a.metrics.PoolCapacity(p.config.Name, room.Total, room.Available)
+		room, err := m.Capacity(ctx)
+		if err == nil {
+			a.metrics.PoolCapacity(pool, room.Total, room.Available)
+		} else if ctx.Err() == nil && !errors.Is(err, volume.ErrBusy) { // a share that is away is told of once
+			a.log.Warn("cannot measure a pool", "pool", pool, "err", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -35,13 +35,13 @@ func (a *app) measure(ctx context.Context, p *pool) {
 
 // measureVolumes keeps the metrics of each volume up to date, so that who reads them
 // need not wait for a disk.
-func (a *app) measureVolumes(ctx context.Context, p *pool) {
+func (a *app) measureVolumes(ctx context.Context, pool string, m *volume.Manager) {
 	for {
 		start := time.Now()
-		if all, err := volumesOf(ctx, p.manager); err == nil {
-			a.metrics.SetVolumes(p.config.Name, all)
-		} else if ctx.Err() == nil {
-			a.log.Warn("cannot measure the volumes of a pool", "pool", p.config.Name, "err", err)
+		if all, err := volumesOf(ctx, m); err == nil {
+			a.metrics.SetVolumes(pool, all)
+		} else if ctx.Err() == nil && !errors.Is(err, volume.ErrBusy) {
+			a.log.Warn("cannot measure the volumes of a pool", "pool", pool, "err", err)
 		}
 		select {
 		case <-ctx.Done():

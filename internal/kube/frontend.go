@@ -19,7 +19,7 @@ const retryCluster = 2 * time.Second
 // Options of a FrontEnd.
 type Options struct {
 	Provisioner string  // as in the StorageClasses
-	Pools       []*Pool // one at least
+	Pools       []*Pool // one at least that has an Instance
 	Workers     int     // claims, and volumes, that are worked on at the same time
 	// FailedRetryThreshold is after how many failures a claim is given up; 0: never.
 	FailedRetryThreshold int
@@ -90,8 +90,16 @@ func (f *FrontEnd) self(ctx context.Context) instance {
 	return i
 }
 
-// id tells the instances of a provisioner name apart: the identity of its first pool.
-func (f *FrontEnd) id() string { return f.o.Pools[0].Instance }
+// id tells the instances of a provisioner name apart: the identity of its first pool
+// that has one.
+func (f *FrontEnd) id() string {
+	for _, p := range f.o.Pools {
+		if p.Instance != "" {
+			return p.Instance
+		}
+	}
+	return ""
+}
 
 // clusterID is the uid of the namespace kube-system, which is as old as its
 // cluster and never made again. It waits for the API server.

@@ -34,7 +34,7 @@ type Volumes interface {
 // Pool is a pool that serves claims.
 type Pool struct {
 	Volumes  Volumes
-	Instance string        // the pool's identity
+	Instance string        // the pool's identity; "" if its storage was not there yet
 	Owner    volume.Owner  // of new volumes, if the class does not say
 	Squash   export.Squash // likewise
 	GIDs     volume.GIDRange
@@ -179,7 +179,7 @@ func (p *provisioner) observed(step string, err *error) func() {
 // of any other. It goes by the pool's identity: a pool may be given another name.
 func (p *provisioner) poolOf(pv *v1.PersistentVolume) *Pool {
 	for _, pool := range p.pools {
-		if pool.Instance == pv.Annotations[annInstance] {
+		if pool.Instance != "" && pool.Instance == pv.Annotations[annInstance] {
 			return pool
 		}
 	}

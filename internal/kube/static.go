@@ -59,7 +59,9 @@ func newStatics(client kubernetes.Interface, address addressResolver, pools []*P
 		changed: make(chan struct{}, 1), told: map[string]bool{},
 	}
 	for _, p := range pools {
-		s.pools[p.Instance] = true
+		if p.Instance != "" {
+			s.pools[p.Instance] = true
+		}
 		for _, d := range p.Static {
 			s.want[d.Name] = wantedStatic{d, p}
 		}

@@ -17,6 +17,7 @@ type Metrics struct {
 	operations      *prometheus.HistogramVec
 	serverRestarts  prometheus.Counter
 	poolCapacity    *prometheus.GaugeVec
+	poolAvailable   *prometheus.GaugeVec
 	buildInfo       *prometheus.GaugeVec
 	provisionerTime *prometheus.HistogramVec
 	volumes         *volumes
@@ -48,12 +49,16 @@ func New(version string) *Metrics {
 			Name: "berth_pool_bytes",
 			Help: "Room of a pool, by kind (total or available).",
 		}, []string{"pool", "kind"}),
+		poolAvailable: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "berth_pool_available",
+			Help: "1 if a pool's storage is there and answers, else 0.",
+		}, []string{"pool"}),
 		buildInfo: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "berth_build_info",
 			Help: "1, by version.",
 		}, []string{"version"}),
 	}
-	m.registry.MustRegister(m.operations, m.provisionerTime, m.serverRestarts, m.poolCapacity, m.volumes, m.buildInfo,
+	m.registry.MustRegister(m.operations, m.provisionerTime, m.serverRestarts, m.poolCapacity, m.poolAvailable, m.volumes, m.buildInfo,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.buildInfo.WithLabelValues(version).Set(1)
 	return m
@@ -94,6 +99,15 @@ func (m *Metrics) ServerRestarted() { m.serverRestarts.Inc() }
 func (m *Metrics) PoolCapacity(pool string, total, available uint64) {
 	m.poolCapacity.WithLabelValues(pool, "total").Set(float64(total))
 	m.poolCapacity.WithLabelValues(pool, "available").Set(float64(available))
+}
+
+// PoolAvailable says whether a pool's storage is there and answers.
+func (m *Metrics) PoolAvailable(pool string, available bool) {
+	value := 0.0
+	if available {
+		value = 1
+	}
+	m.poolAvailable.WithLabelValues(pool).Set(value)
 }
 
 func result(err error) string {
