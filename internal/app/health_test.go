@@ -201,3 +201,35 @@ func TestAPortThatIsTakenIsTold(t *testing.T) {
 		}
 	}
 }
+
+// A share that is away makes a process unready only if it serves nothing else.
+func TestHealthWithShares(t *testing.T) {
+	why := errors.New("the share nas:/vol does not answer")
+	for _, c := range []struct {
+		name      string
+		exporters []*exporter
+		shares    map[string]error
+		readyz    int
+		says      string
+	}{
+		{"a share", nil, map[string]error{"a": nil}, 200, "serving claims"},
+		{"a share that is away", nil, map[string]error{"a": why}, 503, "pool a is not available: the share nas:/vol does not answer"},
+		{"one of two", nil, map[string]error{"a": nil, "b": why}, 200, "serving claims; pool b is not available: the share nas:/vol does not answer"},
+		{"beside a server", []*exporter{{name: "ganesha", server: &nfs{}}}, map[string]error{"b": why}, 200, "serving NFS; pool b is not available: the share nas:/vol does not answer"},
+	} {
+		a := &app{metrics: metrics.New("dev")}
+		for pool, why := range c.shares {
+			a.health.share(pool, why)
+		}
+		if status, text := get(a, "/readyz"); status != 503 {
+			t.Errorf("%s: /readyz is %d %q before it serves", c.name, status, text)
+		}
+		a.health.expects(c.exporters)
+		if status, text := get(a, "/readyz"); status != c.readyz || text != c.says {
+			t.Errorf("%s: /readyz is %d %q, want %d %q", c.name, status, text, c.readyz, c.says)
+		}
+		if status, text := get(a, "/healthz"); status != http.StatusOK {
+			t.Errorf("%s: /healthz is %d %q", c.name, status, text)
+		}
+	}
+}
