@@ -46,8 +46,8 @@ func TestAFrontEndBeginsAgainWithEachPoolThatComesOrGoes(t *testing.T) {
 		a := &app{}
 		var served []string
 		f := newFront(func(pools []*kube.Pool) frontEnd { return claims{pools: pools, served: &served} })
-		f.add(a.awayPool("a", ""))
-		f.add(a.awayPool("b", ""))
+		f.add(gonePool(a, "a", ""))
+		f.add(gonePool(a, "b", ""))
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- f.run(ctx) }()
@@ -60,11 +60,11 @@ func TestAFrontEndBeginsAgainWithEachPoolThatComesOrGoes(t *testing.T) {
 			}
 		}
 		want("without any pool")
-		f.set(a.awayPool("a", ""))
+		f.set(gonePool(a, "a", ""))
 		want("still without any pool")
 		f.set(&kube.Pool{Volumes: there{}, Instance: "1"})
 		want("with one", "(a)b")
-		f.set(a.awayPool("b", "1"))
+		f.set(gonePool(a, "b", "1"))
 		want("which is away, and still this instance's", "(a)b", "(a)(b)")
 		cancel()
 		if err := <-done; err != nil {
@@ -86,7 +86,7 @@ func TestAPoolThatIsAwayRefuses(t *testing.T) {
 	a := &app{}
 	why := errors.New("no route to host")
 	a.health.share("nas", why)
-	v := a.awayPool("nas", "").Volumes
+	v := a.away("nas")
 	_, err := v.Create(t.Context(), volume.Spec{})
 	for what, err := range map[string]error{
 		"Create": err, "Delete": v.Delete(t.Context(), volume.Name{}, ""), "MarkPublished": v.MarkPublished(t.Context(), volume.Name{}),
@@ -98,4 +98,8 @@ func TestAPoolThatIsAwayRefuses(t *testing.T) {
 	if room, err := v.Room(t.Context()); err != nil || room.Free != 0 {
 		t.Errorf("it has room: %+v, %v", room, err)
 	}
+}
+
+func gonePool(a *app, name, identity string) *kube.Pool {
+	return &kube.Pool{Volumes: a.away(name), Instance: identity}
 }

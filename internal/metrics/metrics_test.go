@@ -35,6 +35,8 @@ func observed() *metrics.Metrics {
 	m.Step("example.com/nfs")("provision", 4*time.Millisecond, nil)
 	m.ServerRestarted()
 	m.PoolCapacity("local", 1000, 10)
+	m.PoolAvailable("local", true)
+	m.PoolAvailable("nas", false)
 	m.SetVolumes("local", []metrics.Volume{
 		{Name: "pvc-1", Namespace: "team", Claim: "data", Size: 1 << 20, Counted: true, Used: 4096, Inodes: 3},
 		{Name: "pvc-2", Namespace: "team", Claim: "cache", Size: 5, Counted: true}, // empty, on btrfs
@@ -53,6 +55,8 @@ func TestExposition(t *testing.T) {
 		`berth_provisioner_step_seconds_count{provisioner="example.com/nfs",result="ok",step="provision"} 1`,
 		`berth_nfs_server_restarts_total 1`,
 		`berth_pool_bytes{kind="available",pool="local"} 10`,
+		`berth_pool_available{pool="local"} 1`,
+		`berth_pool_available{pool="nas"} 0`,
 		`berth_pool_bytes{kind="total",pool="local"} 1000`,
 		`berth_volume_size_bytes{claim="data",namespace="team",pool="local",volume="pvc-1"} 1.048576e+06`,
 		`berth_volume_used_bytes{claim="data",namespace="team",pool="local",volume="pvc-1"} 4096`,
