@@ -133,6 +133,10 @@ func (w away) Create(context.Context, volume.Spec) (volume.Volume, error) {
 	return volume.Volume{}, w.err()
 }
 
+func (w away) Grow(context.Context, volume.Name, string, int64) (volume.Volume, error) {
+	return volume.Volume{}, w.err()
+}
+
 func (w away) Delete(context.Context, volume.Name, string) error { return w.err() }
 
 func (w away) MarkPublished(context.Context, volume.Name) error { return w.err() }

@@ -32,15 +32,16 @@ type advisor struct {
 	said map[string]time.Time // by namespace/class
 }
 
-// newAdvisor makes an advisor that writes events until ctx ends.
-func newAdvisor(ctx context.Context, client kubernetes.Interface) *advisor {
+func newAdvisor(events record.EventRecorder) *advisor {
+	return &advisor{events: events, now: time.Now, said: map[string]time.Time{}}
+}
+
+// newRecorder makes a recorder that writes events until ctx ends.
+func newRecorder(ctx context.Context, client kubernetes.Interface) record.EventRecorder {
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
 	broadcaster.StartRecordingToSink(&typedv1.EventSinkImpl{Interface: client.CoreV1().Events("")})
 	context.AfterFunc(ctx, broadcaster.Shutdown)
-	return &advisor{
-		events: broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: managedBy}),
-		now:    time.Now, said: map[string]time.Time{},
-	}
+	return broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: managedBy})
 }
 
 // advise says that v, which was made for the claim, is not kept to its size.

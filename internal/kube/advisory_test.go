@@ -78,7 +78,7 @@ func TestAdviceIsAnEventOnTheClaim(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(t.Context())
-	a := newAdvisor(ctx, client)
+	a := newAdvisor(newRecorder(ctx, client))
 	a.advise(newClaim(), volume.New(volume.Spec{Claim: claimOf(newClaim())}, time.Now()), "berth", "local")
 	got := <-events.ResultChan()
 	e, ok := got.Object.(*v1.Event)

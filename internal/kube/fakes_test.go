@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -51,6 +52,8 @@ type fakeVolumes struct {
 	created   []volume.Spec
 	deleted   []string // name, space, cluster
 	published []string
+	grown     []string // name, cluster, bytes
+	limit     volume.Limit
 	scavenged []string // cluster, space, grace
 	wanted    volume.Wanted
 }
@@ -87,6 +90,13 @@ func (f *fakeVolumes) Delete(_ context.Context, n volume.Name, cluster string) e
 	defer f.mu.Unlock()
 	f.deleted = append(f.deleted, n.String()+" "+cluster)
 	return f.fail
+}
+
+func (f *fakeVolumes) Grow(_ context.Context, n volume.Name, cluster string, bytes int64) (volume.Volume, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.grown = append(f.grown, fmt.Sprint(n, " ", cluster, " ", bytes))
+	return volume.Volume{Name: n, Size: bytes, Limit: f.limit}, f.fail
 }
 
 func (f *fakeVolumes) MarkPublished(_ context.Context, n volume.Name) error {
@@ -174,7 +184,7 @@ func untilWatched(client *fake.Clientset, resource string) {
 	})
 }
 
-var allRights = rights{cluster: true, lease: true, neighbours: true, finalizers: true}
+var allRights = rights{cluster: true, lease: true, neighbours: true, finalizers: true, growth: true}
 
 // anybodys is the ownership of an instance that serves every claim.
 func anybodys(*v1.PersistentVolumeClaim) bool { return true }

@@ -25,6 +25,7 @@ type Volumes interface {
 	Pool() string
 	Create(ctx context.Context, s volume.Spec) (volume.Volume, error)
 	Delete(ctx context.Context, n volume.Name, cluster string) error
+	Grow(ctx context.Context, n volume.Name, cluster string, bytes int64) (volume.Volume, error)
 	MarkPublished(ctx context.Context, n volume.Name) error
 	Adopted(n volume.Name) (volume.Volume, bool)
 	Room(ctx context.Context) (volume.Room, error)

@@ -16,6 +16,7 @@ type rights struct {
 	lease      bool // keep a Lease
 	neighbours bool // read those of other instances
 	finalizers bool // put finalizers on PersistentVolumes, and take them off
+	growth     bool // change the capacity of PersistentVolumes, and the status of claims
 }
 
 // blind says that other instances are not seen, or do not see this one.
@@ -48,19 +49,31 @@ func (f *FrontEnd) askRights(ctx context.Context) rights {
 			&r.finalizers, []string{"patch"}, authorizationv1.ResourceAttributes{Resource: "persistentvolumes"},
 			"the data of a PersistentVolume that is deleted before its claim stays behind",
 		},
+		{
+			&r.growth, []string{"patch"}, authorizationv1.ResourceAttributes{Resource: "persistentvolumeclaims", Subresource: "status"},
+			"claims cannot grow",
+		},
 	} {
 		*c.right = true
 		for _, verb := range c.verbs {
 			c.what.Verb = verb
 			if !f.may(ctx, c.what) {
 				*c.right = false
-				f.o.Log.Warn("Berth works without a permission that it should have; see deploy/rbac", "verb", verb, "resource", c.what.Resource,
+				f.o.Log.Warn("Berth works without a permission that it should have; see deploy/rbac", "verb", verb, "resource", resourceText(c.what),
 					"namespace", c.what.Namespace, "name", c.what.Name, "without", c.without)
 				break
 			}
 		}
 	}
+	r.growth = r.growth && r.finalizers // the same verb
 	return r
+}
+
+func resourceText(what authorizationv1.ResourceAttributes) string {
+	if what.Subresource == "" {
+		return what.Resource
+	}
+	return what.Resource + "/" + what.Subresource
 }
 
 // may asks whether Berth may do something; it waits for an answer until ctx ends.

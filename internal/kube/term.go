@@ -38,12 +38,21 @@ func (f *FrontEnd) runTerm(ctx context.Context, cluster string, r rights) {
 	neighbours := newInstances(f.o.Provisioner, func() instance { return f.self(ctx) })
 	neighbours.blind = r.blind()
 	taker := newTaker(f.client, neighbours, factory.Storage().V1().StorageClasses().Lister(), f.o.Log)
+	events := newRecorder(ctx, f.client)
 	p := &provisioner{
 		client: f.client, pools: f.o.Pools, cluster: cluster, address: f.address, taker: taker,
-		advisor: newAdvisor(ctx, f.client), log: f.o.Log, observe: f.o.Observe,
+		advisor: newAdvisor(events), log: f.o.Log, observe: f.o.Observe,
 	}
 	volumes, claims := factory.Core().V1().PersistentVolumes().Informer(), factory.Core().V1().PersistentVolumeClaims().Informer()
 	if _, err := claims.AddEventHandler(taker.handler()); err != nil {
+		f.o.Log.Error("cannot watch claims", "err", err)
+		return
+	}
+	grower := &grower{
+		provisioner: p, claims: factory.Core().V1().PersistentVolumeClaims().Lister(), volumes: factory.Core().V1().PersistentVolumes().Lister(),
+		classes: factory.Storage().V1().StorageClasses().Lister(), events: events, allowed: r.growth, queue: newGrowthQueue(), log: f.o.Log,
+	}
+	if _, err := claims.AddEventHandler(grower.handler()); err != nil {
 		f.o.Log.Error("cannot watch claims", "err", err)
 		return
 	}
@@ -81,6 +90,9 @@ func (f *FrontEnd) runTerm(ctx context.Context, cluster string, r rights) {
 	workers.Go(func() { f.scavenge(ctx, p) })
 	workers.Go(func() { taker.run(ctx) })
 	workers.Go(func() { static.run(ctx, volumes) })
+	workers.Go(func() {
+		grower.run(ctx, f.o.Workers, volumes.HasSynced, claims.HasSynced, factory.Storage().V1().StorageClasses().Informer().HasSynced)
+	})
 	factory.Start(ctx.Done())
 	f.o.Log.Info("serving claims")
 	library.Run(ctx)

@@ -108,6 +108,7 @@ func usedByDeployment(t *testing.T, used map[permission]bool) {
 	s.apply("deploy/deployment", args("Deployment", noGrace))
 	s.ready(n)
 	s.claim("data")
+	s.grow("data", "2Mi")
 	s.deleteClaim("data")
 
 	// An event that repeats itself is patched.
@@ -124,6 +125,13 @@ func usedByDeployment(t *testing.T, used map[permission]bool) {
 
 	s.leaveVolume(n, folder)
 	s.asked(len(before), used)
+}
+
+// grow raises the size of a claim, and waits until it has that.
+func (s *site) grow(name, size string) {
+	s.t.Helper()
+	s.kubectl("patch", "pvc", name, "-p", `{"spec":{"resources":{"requests":{"storage":"`+size+`"}}}}`)
+	s.kubectl("wait", "--for=jsonpath={.status.capacity.storage}="+size, "--timeout=1m", "pvc/"+name)
 }
 
 // usedByDaemonSet has two Berths agree who makes a volume.

@@ -60,13 +60,15 @@ func badClaims() map[string]badClaim {
 			words:      []string{"rootSquish", "did you mean", "rootSquash"},
 		},
 		"unlike-any-parameter": {
-			parameters: map[string]string{"archiveOnDelete": "true"},
-			words:      []string{"unknown StorageClass parameter", "archiveOnDelete"},
+			parameters: map[string]string{"recordsize": "128k"},
+			words:      []string{"unknown StorageClass parameter", "recordsize"},
 		},
 		"bad-mode":   {parameters: map[string]string{"mode": "0999"}, words: []string{"mode", "0999", "octal"}},
 		"wide-mode":  {parameters: map[string]string{"mode": "10777"}, words: []string{"mode", "10777", "octal"}},
 		"bad-uid":    {parameters: map[string]string{"uid": "nobody"}, words: []string{"uid", "nobody", "number"}},
 		"bad-squash": {parameters: map[string]string{"rootSquash": "perhaps"}, words: []string{"rootSquash", "perhaps", "true or false"}},
+		"bad-policy": {parameters: map[string]string{"onDelete": "keep"}, words: []string{"onDelete", "keep", "delete, retain or archive"}},
+		"no-share":   {parameters: map[string]string{"pathPattern": "x"}, words: []string{"pathPattern", "not on a share"}},
 		"bad-pool":   {parameters: map[string]string{"pool": "locla"}, words: []string{"locla", "did you mean", "local"}},
 		"selector": {
 			edit: func(c *v1.PersistentVolumeClaimSpec) {
