@@ -57,7 +57,7 @@ func (s *share) open() *dir.Backend {
 // plan plans with the share as it is, without touching it.
 func (s *share) plan() (Report, error) {
 	s.t.Helper()
-	view, err := dir.OpenView(s.root)
+	view, err := dir.OpenView(s.root, "")
 	must(s.t, err)
 	defer view.Close()
 	return Plan(s.t.Context(), view, s.from, s.pvs, s.o)

@@ -78,7 +78,7 @@ func (w *world) open() *dir.Backend {
 // plan plans with the folder as it is, without touching it.
 func (w *world) plan() (Report, error) {
 	w.t.Helper()
-	view, err := dir.OpenView(w.folder)
+	view, err := dir.OpenView(w.folder, "")
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -164,7 +164,7 @@ func takenIDs(ctx context.Context, p config.Pool, taken map[export.ID]string) er
 	if p.Dir == nil {
 		return nil
 	}
-	view, err := dir.OpenView(p.Dir.Root)
+	view, err := dir.OpenView(p.Dir.Root, "")
 	if err != nil {
 		return err
 	}
@@ -238,7 +238,7 @@ func Adopt(ctx context.Context, c config.Config, o AdoptOptions, out io.Writer) 
 
 func (a *app) adoptOnce(ctx context.Context, p config.Pool, before *adopt.State, dryRun bool) (adopt.Report, error) {
 	if dryRun {
-		view, err := dir.OpenView(p.Dir.Root)
+		view, err := dir.OpenView(p.Dir.Root, "")
 		if err != nil {
 			return adopt.Report{}, err
 		}

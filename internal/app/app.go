@@ -96,7 +96,7 @@ func (a *app) openPool(ctx context.Context, c config.Pool) error {
 	}
 	o := dir.Options{
 		Quota:        dir.Quota(c.Dir.Quota),
-		MountVolumes: c.Exporter != config.ExporterKernel,
+		MountVolumes: c.Exporter != config.ExporterKernel, ArchiveBeside: c.Archives.Beside,
 	}
 	if a.config.Standby {
 		o.Wait = func(h dir.Holder) {

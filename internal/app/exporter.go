@@ -125,12 +125,16 @@ func (a *app) addExporter(e *exporter) error {
 		p.exporter = e
 		p.manager = volume.NewManager(volume.Pool{
 			Name: p.config.Name, Backend: p.backend, Server: e.server, IDs: e.ids, ExportPath: p.config.ExportPath, Clients: p.clients,
-			MaxVolumes: p.config.MaxVolumes,
-			Log:        a.log.With("component", "volumes", "pool", p.config.Name), Observe: a.metrics.Operation(p.config.Name),
+			MaxVolumes: p.config.MaxVolumes, Archives: archivePolicy(p.config),
+			Log: a.log.With("component", "volumes", "pool", p.config.Name), Observe: a.metrics.Operation(p.config.Name),
 		})
 	}
 	a.exporters = append(a.exporters, e)
 	return nil
+}
+
+func archivePolicy(c config.Pool) volume.ArchivePolicy {
+	return volume.ArchivePolicy{MaxAge: time.Duration(c.Archives.MaxAge), MaxBytes: int64(c.Archives.MaxSize)}
 }
 
 // recoverExporter brings an NFS server to what the records of its pools want.

@@ -31,6 +31,7 @@ func (a *app) serveShare(ctx context.Context, p *sharePool) {
 		Log:     a.log.With("component", "share", "pool", p.config.Name),
 		Changed: func(why error) { a.shareChanged(p, why) },
 	}
+	o.Dir.ArchiveBeside = p.config.Archives.Beside
 	if a.config.Standby {
 		o.Dir.Wait = func(h dir.Holder) {
 			a.shareChanged(p, fmt.Errorf("standing by: %s has the pool open", h))
@@ -92,7 +93,7 @@ func (a *app) recoverShare(ctx context.Context, p *sharePool, b *subdir.Backend)
 	for {
 		m := volume.NewManager(volume.Pool{
 			Name: p.config.Name, Backend: b, Server: fixed.Server{}, ExportPath: p.config.ExportPath, MaxVolumes: p.config.MaxVolumes,
-			Archives: volume.ArchivePolicy{MaxAge: time.Duration(p.config.Archives.MaxAge), MaxBytes: int64(p.config.Archives.MaxSize)},
+			Archives: archivePolicy(p.config),
 			Log:      a.log.With("component", "volumes", "pool", p.config.Name), Observe: a.metrics.Operation(p.config.Name),
 		})
 		_, err := m.Recover(ctx)

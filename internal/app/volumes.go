@@ -62,7 +62,7 @@ func Volumes(ctx context.Context, pools []config.Pool, format string, out io.Wri
 		if p.Dir == nil {
 			return fmt.Errorf("pool %s: pools on a share cannot be listed yet", p.Name)
 		}
-		i, err := dir.Inspect(ctx, p.Dir.Root, dir.Quota(p.Dir.Quota))
+		i, err := dir.Inspect(ctx, p.Dir.Root, "", dir.Quota(p.Dir.Quota))
 		if err != nil {
 			return err
 		}

@@ -26,40 +26,48 @@ func (m *Manager) Recover(ctx context.Context) ([]export.Export, error) {
 		}
 		if err != nil {
 			m.pool.Log.Error("a record cannot be read; its volume is left alone and not exported", "err", err)
+			m.unreadable++
 			continue
 		}
 		if err := m.pool.IDs.Reserve(v.Export.ID); err != nil {
 			m.pool.Log.Error("a volume cannot be exported: two records name one export id; remove or correct one of them",
 				"volume", v.Name, "err", err)
 			m.unusable[v.Name] = err
+			_ = m.paths.force(v, v.Path) // nor does anybody get its place
 			continue
 		}
-		if v.State != StateDiscarded {
+		if v.State == StateDiscarded || v.State == StateArchiving {
+			unfinished = append(unfinished, v)
+		} else {
 			m.count(v)
 		}
 		if v.Origin != "" {
 			m.adopted[v.Name] = v
 		}
-		switch v.State {
-		case StateReady:
+		if v.State == StateReady {
 			if err := m.mount(ctx, v); err != nil {
 				m.pool.Log.Error("a volume cannot be exported", "volume", v.Name, "err", err)
 				continue
 			}
 			want = append(want, v.AsExport(m.pool.Clients))
-		case StateDiscarded:
-			unfinished = append(unfinished, v)
 		}
 	}
 	for _, v := range unfinished {
+		m.count(v) // until it is done, it lies where it lies
 		// Not exported yet in this run of the server, so there is nothing to withdraw.
-		if err := m.pool.Backend.Discard(ctx, v.Name); err != nil {
+		if err := m.finish(ctx, v); err != nil {
 			m.pool.Log.Error("a deletion that was cut off cannot be ended", "volume", v.Name, "err", err)
-			continue
 		}
-		m.purge.add(v.Name)
 	}
 	return want, nil
+}
+
+// finish ends a deletion that was cut off.
+func (m *Manager) finish(ctx context.Context, v Volume) error {
+	if v.State == StateArchiving && m.archive != nil {
+		return m.moveAside(ctx, v)
+	}
+	return m.discardWithdrawn(ctx, v)
 }
 
 // Wanted says whether anybody may still want a volume that was never published:
@@ -70,7 +78,8 @@ type Wanted func(ctx context.Context, v Volume) (bool, error)
 
 // Scavenge discards volumes that a crash left behind: of this cluster, at least
 // grace old, never published, not to be retained, and not wanted. Everything
-// else without a claim is somebody's data. It returns how many it discarded.
+// else without a claim is somebody's data, and so is what lay in a volume's directory
+// before it: that goes back to where it was. It returns how many volumes it ended.
 func (m *Manager) Scavenge(ctx context.Context, cluster string, grace time.Duration, wanted Wanted) (int, error) {
 	discarded := 0
 	var failed error
@@ -93,8 +102,8 @@ func (m *Manager) Scavenge(ctx context.Context, cluster string, grace time.Durat
 }
 
 func (m *Manager) scavengeable(v Volume, cluster string, grace time.Duration) bool {
-	return v.Cluster == cluster && !v.Published && v.Reclaim != ReclaimRetain &&
-		v.State != StateDiscarded && m.now().Sub(v.Created) >= grace
+	return cluster != "" && v.Cluster == cluster && !v.Published && v.Reclaim != ReclaimRetain &&
+		(v.State == StateCreating || v.State == StateReady) && m.now().Sub(v.Created) >= grace
 }
 
 func (m *Manager) scavenge(ctx context.Context, n Name, cluster string, grace time.Duration, wanted Wanted) (bool, error) {
@@ -115,6 +124,14 @@ func (m *Manager) scavenge(ctx context.Context, n Name, cluster string, grace ti
 		return false, err
 	}
 	m.pool.Log.Info("discarding a volume that was made but never handed out, its claim is gone", "volume", n, "claim", v.Claim)
-	err = m.discard(ctx, v)
+	switch {
+	case v.RestoredFrom != Name{}:
+		err = m.putAway(ctx, v)
+	case v.TookOver:
+		err = m.release(ctx, v)
+	default:
+		v.OnDelete = OnDeleteDelete // nobody ever wrote to it
+		err = m.end(ctx, v)
+	}
 	return err == nil, err
 }

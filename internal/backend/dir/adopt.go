@@ -23,9 +23,10 @@ import (
 // works beside a process that has the pool open, and on a root that is no pool yet.
 type View struct{ b Backend }
 
-// OpenView opens the root, an absolute path of an existing directory.
-func OpenView(root string) (_ *View, err error) {
-	v := &View{Backend{path: root}}
+// OpenView opens the root, an absolute path of an existing directory. The cluster is
+// that of Options.
+func OpenView(root, cluster string) (_ *View, err error) {
+	v := &View{Backend{path: root, folder: Folder(cluster)}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, v.Close())
@@ -37,9 +38,16 @@ func OpenView(root string) (_ *View, err error) {
 	if v.b.rootDir, err = v.b.root.Open("."); err != nil {
 		return nil, fmt.Errorf("pool root: %w", err)
 	}
-	v.b.records.dir, err = v.b.root.OpenRoot(Private + "/volumes")
+	v.b.private, err = v.b.root.OpenRoot(v.b.folder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return v, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("pool root: %w", err)
+	}
+	v.b.records, err = openRecords(v.b.private, v.b.folder)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("records: %w", err)
+		return nil, err
 	}
 	return v, nil
 }
@@ -90,25 +98,14 @@ func describe(d *os.File) (volume.Found, error) {
 	return found, nil
 }
 
-// openFound opens a directory that Berth did not make.
+// openFound opens a directory that Berth did not make. Another file system cannot be
+// moved to the trash, nor can what is behind a link.
 func (b *Backend) openFound(p volume.RelPath) (*os.File, error) {
-	where := p.Below(b.path)
-	fd, err := unix.Openat2(int(b.rootDir.Fd()), p.String(), &unix.OpenHow{
-		Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		// Another file system cannot be moved to the trash, nor can what is behind a link.
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
-	})
-	switch {
-	case errors.Is(err, unix.ENOENT):
-		return nil, fmt.Errorf("%w: there is no %s", volume.ErrNotFound, where)
-	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
-		return nil, fmt.Errorf("%w: %s is not a directory", volume.ErrForeign, where)
-	case errors.Is(err, unix.EXDEV):
-		return nil, fmt.Errorf("%w: another file system is mounted at %s", volume.ErrForeign, where)
-	case err != nil:
-		return nil, &os.PathError{Op: "open", Path: where, Err: err}
+	d, err := b.openBelow(p.String())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: there is no %s", volume.ErrNotFound, p.Below(b.path))
 	}
-	return os.NewFile(uintptr(fd), where), nil
+	return d, err
 }
 
 // Folders are the names of the directories below the root, without Berth's own and that
@@ -187,11 +184,11 @@ type Adoption struct {
 	DeviceFSIDs bool `json:"deviceFsids"`
 }
 
-const adoptionFile = Private + "/adopted.json"
+const adoptionFile = "adopted.json"
 
 // Adoption reads the account. ErrNotFound if there is none.
 func (b *Backend) Adoption() (a Adoption, err error) {
-	text, err := b.root.ReadFile(adoptionFile)
+	text, err := b.private.ReadFile(adoptionFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return a, fmt.Errorf("%w: nothing was adopted in %s", volume.ErrNotFound, b.path)
 	}
@@ -199,7 +196,7 @@ func (b *Backend) Adoption() (a Adoption, err error) {
 		err = json.Unmarshal(text, &a)
 	}
 	if err != nil {
-		return a, fmt.Errorf("%s in %s, the account of what was adopted: %w", adoptionFile, b.path, err)
+		return a, fmt.Errorf("%s in %s, the account of what was adopted: %w", b.folder+"/"+adoptionFile, b.path, err)
 	}
 	return a, nil
 }
@@ -210,12 +207,7 @@ func (b *Backend) SetAdoption(a Adoption) error {
 	if err != nil {
 		return err
 	}
-	private, err := b.root.OpenRoot(Private)
-	if err != nil {
-		return err
-	}
-	defer private.Close()
-	if err := writeFile(private, "adopted.json", append(text, '\n')); err != nil {
+	if err := writeFile(b.private, adoptionFile, append(text, '\n')); err != nil {
 		return fmt.Errorf("the account of what was adopted: %w", noSpace(err))
 	}
 	return nil

@@ -103,7 +103,7 @@ func TestAViewMakesNothing(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(root, "pvc-1"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	view, err := dir.OpenView(root)
+	view, err := dir.OpenView(root, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func TestAViewMakesNothing(t *testing.T) {
 	if entries, err := os.ReadDir(root); len(entries) != 1 || err != nil {
 		t.Errorf("in the root are %v, %v", entries, err)
 	}
-	if _, err := dir.OpenView(filepath.Join(root, "missing")); !errors.Is(err, os.ErrNotExist) {
+	if _, err := dir.OpenView(filepath.Join(root, "missing"), ""); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a missing root: %v", err)
 	}
 }
@@ -131,7 +131,7 @@ func TestAViewOfAPoolThatIsOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	view, err := dir.OpenView(p.root)
+	view, err := dir.OpenView(p.root, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,7 +26,7 @@ func (b *Backend) Check() error {
 	// one that is held changes nothing; see flock(2).
 	switch err := flock(b.lock); {
 	case errors.Is(err, unix.EWOULDBLOCK):
-		return fmt.Errorf("%w: %s is now in use by %s", ErrLost, b.path, readHolder(b.root))
+		return fmt.Errorf("%w: %s is now in use by %s", ErrLost, b.path, readHolder(b.private))
 	case errors.Is(err, unix.EIO), errors.Is(err, unix.ESTALE), errors.Is(err, unix.EBADF):
 		return fmt.Errorf("%w: the lock of %s: %w", ErrLost, b.path, err)
 	case err != nil:

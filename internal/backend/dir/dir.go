@@ -9,6 +9,16 @@
 //	<root>/.berth/volumes/<name>.json        the records
 //	<root>/.berth/volumes/<name>.discarded   those of discarded volumes
 //	<root>/.berth/trash/<name>               discarded volumes until they are purged
+//	<root>/.berth/archive/<name>/<path>      archived ones
+//	<root>/.berth/parents/                   which of the folders that volumes lie in were made for them
+//
+// Where several clusters have one root, a share, each has all that for itself in
+// .berth/clusters/<cluster>/.
+//
+// Tenants may be able to write to the folders that volumes lie in, and make them what
+// they like at any time. So each path is resolved by openat2(2) from the root's descriptor,
+// following no link and crossing no mount, and what is done is done in the folder
+// that was opened, to one name.
 //
 // What a volume takes up is limited by what the file system has for that: project
 // quotas of xfs and ext4, subvolumes with qgroups of btrfs. On others, and where no
@@ -17,14 +27,12 @@ package dir
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
 	"iter"
 	"os"
-	"path/filepath"
-	"strings"
+	"path"
 	"sync"
 	"time"
 
@@ -41,13 +49,19 @@ type Backend struct {
 	path     string
 	identity string
 	isNew    bool
+	folder   string // Private, or the one cluster's part of it
+	beside   bool   // see Options.ArchiveBeside
 	lock     *os.File
-	// Both stay open, so that a file system unmounted underneath or a renamed
+	// All stay open, so that a file system unmounted underneath or a renamed
 	// root is not taken for an empty pool.
 	root    *os.Root
 	rootDir *os.File
+	private *os.Root // folder
 	trash   *os.File
 	records recordStore
+	others  others
+
+	parentsMu sync.RWMutex // held for writing while folders of volumes are removed
 
 	limiter  limiter
 	advisory error // why new volumes are not limited; nil: they are
@@ -62,118 +76,8 @@ var (
 	_ volume.Meter      = (*Backend)(nil)
 	_ volume.UsageMeter = (*Backend)(nil)
 	_ volume.Mounter    = (*Backend)(nil)
+	_ volume.Archiver   = (*Backend)(nil)
 )
-
-// Options of Open.
-type Options struct {
-	// Wait, if not nil, is called with the holder when another process has the
-	// pool open; Open then waits for that process to end instead of giving up.
-	Wait func(Holder)
-	// Quota says whether new volumes are kept to their sizes.
-	Quota Quota
-	// MountVolumes: the NFS server needs each subvolume of btrfs mounted by itself.
-	MountVolumes bool
-}
-
-// Open opens the pool at root, an absolute path of an existing directory, and
-// takes its lock: at any time one process works on a root. A pool that another
-// process has open is a *LockedError.
-func Open(ctx context.Context, root string, o Options) (_ *Backend, err error) {
-	if !filepath.IsAbs(root) || filepath.Clean(root) != root {
-		return nil, fmt.Errorf("pool root %q: not a clean absolute path", root)
-	}
-	b := &Backend{path: root, mountVolumes: o.MountVolumes, mounts: map[volume.Name]volume.Volume{}}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, b.Close())
-		}
-	}()
-	if b.root, err = os.OpenRoot(root); errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("pool root %s does not exist: make it (mkdir -p %s), or mount its file system", root, root)
-	} else if err != nil {
-		return nil, fmt.Errorf("pool root: %w", err)
-	}
-	if b.rootDir, err = b.root.Open("."); err != nil {
-		return nil, fmt.Errorf("pool root: %w", err)
-	}
-	for _, folder := range []string{Private, Private + "/volumes", Private + "/trash"} {
-		if err := b.root.Mkdir(folder, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, fmt.Errorf("pool root: %w", err)
-		}
-	}
-	if b.lock, err = acquire(ctx, b.root, root, o.Wait); err != nil {
-		return nil, err
-	}
-	if b.identity, b.isNew, err = loadIdentity(b.root); err != nil {
-		return nil, err
-	}
-	if b.trash, err = b.root.Open(Private + "/trash"); err != nil {
-		return nil, fmt.Errorf("pool root: %w", err)
-	}
-	if b.records, err = openRecords(b.root); err != nil {
-		return nil, err
-	}
-	if err := b.records.clean(); err != nil {
-		return nil, err
-	}
-	if err := b.openLimiter(ctx, o.Quota); err != nil {
-		return nil, fmt.Errorf("pool root %s: %w", root, err)
-	}
-	return b, nil
-}
-
-// Close lets go of the root and its lock.
-func (b *Backend) Close() error {
-	errs := []error{b.unmountAll()}
-	if b.lock != nil {
-		errs = append(errs, b.lock.Close())
-	}
-	if b.records.dir != nil {
-		errs = append(errs, b.records.Close())
-	}
-	if b.trash != nil {
-		errs = append(errs, b.trash.Close())
-	}
-	if b.rootDir != nil {
-		errs = append(errs, b.rootDir.Close())
-	}
-	if b.root != nil {
-		errs = append(errs, b.root.Close())
-	}
-	return errors.Join(errs...)
-}
-
-// Identity is the pool's own name, a UUID made when the root was first opened.
-func (b *Backend) Identity() string { return b.identity }
-
-// New says whether the pool was made by Open: the root held none before.
-func (b *Backend) New() bool { return b.isNew }
-
-func loadIdentity(root *os.Root) (identity string, isNew bool, err error) {
-	const file = Private + "/identity"
-	text, err := root.ReadFile(file)
-	if id := strings.TrimSpace(string(text)); err == nil && id != "" {
-		return id, false, nil
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", false, fmt.Errorf("pool identity: %w", err)
-	}
-	var u [16]byte
-	if _, err := rand.Read(u[:]); err != nil {
-		return "", false, fmt.Errorf("pool identity: %w", err)
-	}
-	u[6], u[8] = u[6]&0x0f|0x40, u[8]&0x3f|0x80 // version 4, RFC 9562
-	id := fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
-	private, err := root.OpenRoot(Private)
-	if err != nil {
-		return "", false, fmt.Errorf("pool identity: %w", err)
-	}
-	defer private.Close()
-	if err := writeFile(private, "identity", []byte(id+"\n")); err != nil {
-		return "", false, fmt.Errorf("pool identity: %w", err)
-	}
-	return id, true, nil
-}
 
 // Create implements volume.Backend.
 func (b *Backend) Create(ctx context.Context, s volume.Spec) (volume.Volume, error) {
@@ -183,17 +87,16 @@ func (b *Backend) Create(ctx context.Context, s volume.Spec) (volume.Volume, err
 	if err := ctx.Err(); err != nil {
 		return volume.Volume{}, err
 	}
-	if s.From != nil {
+	if s.From != nil && s.From.Volume != (volume.Name{}) {
 		return volume.Volume{}, fmt.Errorf("%w: volume %s: a directory pool cannot copy another volume yet", volume.ErrUnsupported, s.Name)
 	}
 	v, err := b.Get(ctx, s.Name)
 	begun := err == nil // by an earlier call
 	switch {
 	case errors.Is(err, volume.ErrNotFound):
-		if err := b.refuseForeign(s); err != nil {
+		if v, err = b.plan(ctx, s); err != nil {
 			return volume.Volume{}, err
 		}
-		v = volume.New(s, time.Now())
 	case err != nil:
 		return volume.Volume{}, err
 	case !v.Is(s):
@@ -202,98 +105,201 @@ func (b *Backend) Create(ctx context.Context, s volume.Spec) (volume.Volume, err
 		return volume.Volume{}, fmt.Errorf("%w: volume %s is discarded and not purged yet", volume.ErrBusy, s.Name)
 	case v.State == volume.StateReady:
 		return v, nil
+	case v.State != volume.StateCreating:
+		return volume.Volume{}, fmt.Errorf("%w: volume %s is %s", volume.ErrExists, s.Name, v.State)
 	}
 	// The record comes first. A crash after it leaves a volume that is "creating":
 	// the next call goes on with it, or it is scavenged.
 	if v, err = b.announce(v, begun); err != nil {
 		return volume.Volume{}, err
 	}
-	ready, err := b.finish(v)
-	if errors.Is(err, volume.ErrNoSpace) && !begun {
-		err = errors.Join(err, b.undo(context.WithoutCancel(ctx), v.Name))
+	if err := b.others.check(ctx, b, v, v.Path); err != nil {
+		return volume.Volume{}, errors.Join(err, b.recant(v, begun))
+	}
+	ready, err := b.finish(ctx, v)
+	if !begun && (errors.Is(err, volume.ErrNoSpace) || errors.Is(err, volume.ErrUnsupported)) {
+		err = errors.Join(err, b.undo(context.WithoutCancel(ctx), v))
 	}
 	return ready, err
 }
+
+// plan looks at what is there, and gives the volume of s as its first record is to be.
+func (b *Backend) plan(ctx context.Context, s volume.Spec) (volume.Volume, error) {
+	v := volume.New(s, time.Now())
+	v.Dir = s.Path.Below(b.path)
+	there, err := b.exists(v.Path.String())
+	if err != nil {
+		return v, fmt.Errorf("volume %s: %w", v.Name, err)
+	}
+	foreign := fmt.Errorf("%w: volume %s: %s exists and no record names it; move it away", volume.ErrForeign, v.Name, v.Dir)
+	switch {
+	case s.From != nil:
+		from, err := b.source(ctx, v)
+		if err != nil {
+			return v, err
+		}
+		if there && place(from) != v.Path.String() {
+			return v, foreign
+		}
+		v.QuotaID, v.Limit = from.QuotaID, from.Limit
+	case there && (s.Existing == "" || s.Existing == volume.ExistingRefuse):
+		return v, foreign
+	case there:
+		d, err := b.openFound(v.Path)
+		if err != nil {
+			return v, fmt.Errorf("volume %s: %w", v.Name, err)
+		}
+		v.TookOver = true
+		return v, d.Close()
+	}
+	return v, nil
+}
+
+// had says whether v's directory was there before it. What limits such a one stays as
+// it is: what is in it cannot be counted by another project or qgroup all at once.
+func had(v volume.Volume) bool { return v.TookOver || v.RestoredFrom != volume.Name{} }
 
 // announce writes the record of a volume that is going to be made. One that was begun
 // has a record, but what limits it may not have been there then.
 func (b *Backend) announce(v volume.Volume, begun bool) (volume.Volume, error) {
 	admitted := v
-	if err := b.limiter.admit(&admitted); err != nil {
-		return volume.Volume{}, err
+	switch {
+	case !had(v):
+		if err := b.limiter.admit(&admitted); err != nil {
+			return volume.Volume{}, err
+		}
+	case v.Limit != volume.LimitNone:
+		admitted.Size = int64(b.limiter.round(uint64(v.Size)))
+	case v.Inodes > 0:
+		return volume.Volume{}, inodesUnsupported(v)
 	}
 	if begun && admitted == v {
 		return v, nil
 	}
 	saved, err := b.save(admitted)
-	if err != nil && !begun {
+	if err != nil && !begun && !had(v) {
 		b.limiter.forget(admitted)
 	}
 	return saved, err
 }
 
+// recant removes the record of a volume that must not be made, unless a run that was cut
+// off may have made it.
+func (b *Backend) recant(v volume.Volume, begun bool) error {
+	if begun {
+		if there, err := b.exists(v.Path.String()); err != nil || there {
+			return err
+		}
+	}
+	if err := b.records.remove(v.Name, recordSuffix); err != nil {
+		return err
+	}
+	if !had(v) {
+		b.limiter.forget(v)
+	}
+	return nil
+}
+
 // finish makes what v's record announces.
-func (b *Backend) finish(v volume.Volume) (volume.Volume, error) {
-	if err := b.makeTree(&v); err != nil {
+func (b *Backend) finish(ctx context.Context, v volume.Volume) (volume.Volume, error) {
+	if err := b.makeTree(ctx, &v); err != nil {
 		return volume.Volume{}, fmt.Errorf("volume %s: %w", v.Name, noSpace(err))
 	}
 	v.State = volume.StateReady
 	return b.save(v)
 }
 
-// undo takes back what little of a volume could be made on a full file system. What it
-// cannot remove stays as after a crash.
-func (b *Backend) undo(ctx context.Context, n volume.Name) error {
-	if err := b.Discard(ctx, n); err != nil {
+// undo takes back what little of a volume could be made. What it cannot remove stays as
+// after a crash, and so does a volume with something in it.
+func (b *Backend) undo(ctx context.Context, v volume.Volume) error {
+	switch {
+	case v.RestoredFrom != volume.Name{}:
+		_, err := b.undoRestore(ctx, v)
+		return err
+	case v.TookOver:
+		return b.records.remove(v.Name, recordSuffix)
+	}
+	if err := b.Discard(ctx, v.Name); err != nil {
 		return err
 	}
-	return b.Purge(ctx, n)
-}
-
-// refuseForeign looks for something at the volume's path that no record names.
-func (b *Backend) refuseForeign(s volume.Spec) error {
-	switch _, err := b.root.Lstat(s.Path.String()); {
-	case err == nil:
-		return fmt.Errorf("%w: volume %s: %s exists and no record names it; move it away", volume.ErrForeign, s.Name, s.Path.Below(b.path))
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	default:
-		return fmt.Errorf("volume %s: %w", s.Name, err)
-	}
+	return b.Purge(ctx, v.Name)
 }
 
 // makeTree makes v's directory with its limit, owner and mode. It may have been made by
 // a run that was cut off.
-func (b *Backend) makeTree(v *volume.Volume) error {
-	d, err := b.limiter.build(*v)
+func (b *Backend) makeTree(ctx context.Context, v *volume.Volume) (err error) {
+	var d *os.File
+	switch {
+	case v.RestoredFrom != volume.Name{}:
+		d, err = b.restore(ctx, *v)
+	case v.TookOver:
+		d, err = b.openFound(v.Path)
+	default:
+		d, err = b.limiter.build(*v)
+	}
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	// In this order, because chown(2) clears the set-group-ID bit; and by fchmod,
-	// because mkdir's mode goes through the umask.
-	if err := unix.Fchown(int(d.Fd()), int(v.Owner.UID), int(v.Owner.GID)); err != nil {
-		return &os.PathError{Op: "chown", Path: v.Dir, Err: err}
-	}
-	if err := unix.Fchmod(int(d.Fd()), v.Owner.Mode); err != nil {
-		return &os.PathError{Op: "chmod", Path: v.Dir, Err: err}
-	}
-	if err := b.limiter.limit(v, d); err != nil {
+	if err := own(v, d); err != nil {
 		return err
 	}
-	return b.limiter.settle(d)
+	switch {
+	case !had(*v):
+		err = b.limiter.limit(v, d)
+	case v.Limit != volume.LimitNone:
+		err = b.limiter.resize(*v)
+	}
+	if err != nil {
+		return err
+	}
+	return b.limiter.settle(*v, d)
+}
+
+// own gives d, which is v's directory, v's owner and mode, and notes in v what they
+// are then. What was there before keeps an owner that nobody asks for another than
+// root of, and all if it is shared. A server that takes root for nobody (root_squash)
+// lets nobody give a directory away: it stays that user's.
+func own(v *volume.Volume, d *os.File) error {
+	uid, gid := int(v.Owner.UID), int(v.Owner.GID)
+	if had(*v) && uid == 0 {
+		uid = -1
+	}
+	if had(*v) && gid == 0 {
+		gid = -1
+	}
+	if !v.TookOver || !v.Shared {
+		// In this order, because chown(2) clears the set-group-ID bit; and by fchmod,
+		// because mkdir's mode goes through the umask.
+		chownErr := unix.Fchown(int(d.Fd()), uid, gid)
+		if chownErr != nil && !errors.Is(chownErr, unix.EPERM) {
+			return &os.PathError{Op: "chown", Path: v.Dir, Err: chownErr}
+		}
+		if err := unix.Fchmod(int(d.Fd()), v.Owner.Mode); err != nil && (!had(*v) || !errors.Is(err, unix.EPERM)) {
+			return &os.PathError{Op: "chmod", Path: v.Dir, Err: err}
+		}
+		is, err := describe(d)
+		if err != nil {
+			return err
+		}
+		if uid > 0 && is.Owner.UID != uint32(uid) || gid > 0 && is.Owner.GID != uint32(gid) {
+			return fmt.Errorf("%w: %s cannot be given to uid %d, gid %d: the NFS server takes root for somebody else (root_squash); "+
+				"export the share to this host with no_root_squash, or ask for no uid and gid: %w", volume.ErrUnsupported, v.Dir, v.Owner.UID, v.Owner.GID, chownErr)
+		}
+	}
+	is, err := describe(d)
+	v.Owner = is.Owner
+	return err
 }
 
 // openTree opens v's directory without following a symbolic link anywhere.
 func (b *Backend) openTree(v volume.Volume) (*os.File, error) {
-	fd, err := unix.Openat2(int(b.rootDir.Fd()), v.Path.String(), &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	parent, name, err := b.openParent(v.Path.String())
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: v.Dir, Err: err}
+		return nil, err
 	}
-	return os.NewFile(uintptr(fd), v.Dir), nil
+	defer parent.Close()
+	return openBelow(parent, name, resolve&^unix.RESOLVE_NO_XDEV)
 }
 
 // Get implements volume.Backend.
@@ -301,11 +307,11 @@ func (b *Backend) Get(ctx context.Context, n volume.Name) (volume.Volume, error)
 	if err := ctx.Err(); err != nil {
 		return volume.Volume{}, err
 	}
-	v, err := b.records.read(n)
+	v, _, err := b.records.read(n)
 	if err != nil {
 		return volume.Volume{}, err
 	}
-	v.Dir = v.Path.Below(b.path)
+	v.Dir = path.Join(b.path, place(v))
 	return v, nil
 }
 
@@ -352,7 +358,7 @@ func (b *Backend) Update(ctx context.Context, v volume.Volume) (volume.Volume, e
 
 func (b *Backend) save(v volume.Volume) (volume.Volume, error) {
 	v.Rev++
-	v.Dir = v.Path.Below(b.path)
+	v.Dir = path.Join(b.path, place(v))
 	if err := b.records.write(v); err != nil {
 		return volume.Volume{}, noSpace(err)
 	}
@@ -361,9 +367,19 @@ func (b *Backend) save(v volume.Volume) (volume.Volume, error) {
 
 // Discard implements volume.Backend.
 func (b *Backend) Discard(ctx context.Context, n volume.Name) error {
-	v, err := b.Get(ctx, n)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	v, before, err := b.records.read(n)
 	if err != nil {
 		return err
+	}
+	from := []string{v.Path.String()}
+	switch before {
+	case volume.StateArchived:
+		from = []string{v.ArchivePath}
+	case volume.StateArchiving: // cut off before or after its move
+		from = []string{v.ArchivePath, v.Path.String()}
 	}
 	if v.State != volume.StateDiscarded {
 		// First the record: after a crash here the next Discard, or Recover,
@@ -371,20 +387,30 @@ func (b *Backend) Discard(ctx context.Context, n volume.Name) error {
 		if err := b.records.discard(n); err != nil {
 			return err
 		}
-	} else if _, err := b.root.Lstat(trash(n)); err == nil {
-		return nil // done before; what lies at its path since then is another thing
+	} else if there, err := existsIn(b.trash, n.String()); err != nil || there {
+		return err // done before; what lies at its path since then is another thing
 	}
-	if err := b.unmount(ctx, v); err != nil {
-		return err
+	if before != volume.StateArchived { // what is mounted at the path of an archive is another volume
+		v.Dir = v.Path.Below(b.path)
+		if err := b.unmount(ctx, v); err != nil {
+			return err
+		}
 	}
-	// The directory may never have been made.
-	if err := b.root.Rename(v.Path.String(), trash(n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("volume %s: moving it to the trash: %w", n, err)
+	for _, path := range from {
+		err := b.move(path, b.trash, n.String())
+		if errors.Is(err, fs.ErrNotExist) { // the directory may never have been made
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("volume %s: moving it to the trash: %w", n, err)
+		}
+		break
+	}
+	for _, path := range from {
+		b.tidy(path)
 	}
 	return nil
 }
-
-func trash(n volume.Name) string { return Private + "/trash/" + n.String() }
 
 // Purge implements volume.Backend.
 func (b *Backend) Purge(ctx context.Context, n volume.Name) error {

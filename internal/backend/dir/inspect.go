@@ -26,17 +26,18 @@ type Inspection struct {
 
 // Inspect reads the pool at root. It takes no lock and changes nothing, so that it can
 // be called while another process works there: a volume that comes or goes meanwhile
-// may be in it or not. want is what the pool's configuration says of quotas.
-func Inspect(ctx context.Context, root string, want Quota) (_ Inspection, err error) {
-	view, err := OpenView(root)
+// may be in it or not. The cluster is that of Options, want is what the pool's
+// configuration says of quotas.
+func Inspect(ctx context.Context, root, cluster string, want Quota) (_ Inspection, err error) {
+	view, err := OpenView(root, cluster)
 	if err != nil {
 		return Inspection{}, err
 	}
 	b := &view.b
 	defer func() { err = errors.Join(err, b.Close()) }()
-	identity, err := b.root.ReadFile(Private + "/identity")
+	identity, err := b.root.ReadFile(b.folder + "/identity")
 	if errors.Is(err, fs.ErrNotExist) {
-		return Inspection{}, fmt.Errorf("%w: %s is the root of no pool: it has no %s/identity", volume.ErrForeign, root, Private)
+		return Inspection{}, fmt.Errorf("%w: %s is the root of no pool: it has no %s/identity", volume.ErrForeign, root, b.folder)
 	}
 	if err != nil {
 		return Inspection{}, fmt.Errorf("pool root: %w", err)
@@ -65,7 +66,7 @@ func (b *Backend) inspect(ctx context.Context) (Inspection, error) {
 	known := map[string]bool{Private: true, "lost+found": true}
 	for _, file := range records { // also those that cannot be read
 		if n, err := recordName(file); err == nil {
-			known[n.String()], known[trash(n)] = true, true
+			known[n.String()], known[b.folder+"/trash/"+n.String()], known[b.folder+"/archive/"+n.String()] = true, true, true
 		}
 	}
 	for v, err := range b.List(ctx) {
@@ -76,8 +77,10 @@ func (b *Backend) inspect(ctx context.Context) (Inspection, error) {
 			i.Problems = append(i.Problems, err)
 			continue
 		}
-		first, _, _ := strings.Cut(v.Path.String(), "/")
-		known[first] = true
+		for _, path := range []string{v.Path.String(), v.ArchivePath} {
+			first, _, _ := strings.Cut(path, "/")
+			known[first] = true
+		}
 		report, err := b.report(ctx, v)
 		i.Reports = append(i.Reports, report)
 		if err != nil {
@@ -99,8 +102,11 @@ func (b *Backend) inspect(ctx context.Context) (Inspection, error) {
 // found gives what lies where volumes and discarded volumes do, in order.
 func (b *Backend) found() ([]string, error) {
 	var paths []string
-	for _, folder := range []string{".", Private + "/trash"} {
+	for _, folder := range []string{".", b.folder + "/trash", b.folder + "/archive"} {
 		entries, err := fs.ReadDir(b.root.FS(), folder)
+		if errors.Is(err, fs.ErrNotExist) && folder != "." { // not opened since there are archives
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%w: reading %s: %w", volume.ErrUnknown, filepath.Join(b.path, folder), err)
 		}
@@ -123,8 +129,8 @@ func (b *Backend) report(ctx context.Context, v volume.Volume) (volume.Report, e
 	case v.Limit != volume.LimitNone:
 		wrong = append(wrong, err)
 	}
-	if v.State == volume.StateReady {
-		if _, err := b.root.Lstat(v.Path.String()); err != nil {
+	if v.State == volume.StateReady || v.State == volume.StateRetained || v.State == volume.StateArchived {
+		if _, err := b.root.Lstat(place(v)); err != nil {
 			wrong = append(wrong, fmt.Errorf("volume %s: its directory: %w", v.Name, err))
 		}
 		if r.Usage != nil && u.LimitBytes != uint64(v.Size) {

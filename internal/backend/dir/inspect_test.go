@@ -15,7 +15,7 @@ import (
 
 func inspect(t *testing.T, root string) dir.Inspection {
 	t.Helper()
-	i, err := dir.Inspect(t.Context(), root, dir.QuotaAuto)
+	i, err := dir.Inspect(t.Context(), root, "", dir.QuotaAuto)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,13 +88,13 @@ func tree(t *testing.T, root string) (paths []string) {
 
 func TestInspectOfWhatIsNoPool(t *testing.T) {
 	root := t.TempDir()
-	if _, err := dir.Inspect(t.Context(), root, dir.QuotaAuto); !errors.Is(err, volume.ErrForeign) {
+	if _, err := dir.Inspect(t.Context(), root, "", dir.QuotaAuto); !errors.Is(err, volume.ErrForeign) {
 		t.Errorf("got error %v, want %v", err, volume.ErrForeign)
 	}
 	if got := tree(t, root); len(got) != 1 {
 		t.Errorf("there is %q", got)
 	}
-	if _, err := dir.Inspect(t.Context(), filepath.Join(root, "absent"), dir.QuotaAuto); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := dir.Inspect(t.Context(), filepath.Join(root, "absent"), "", dir.QuotaAuto); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("got error %v, want %v", err, fs.ErrNotExist)
 	}
 }

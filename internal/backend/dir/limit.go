@@ -44,7 +44,7 @@ type limiter interface {
 	// record is the caller's to save, unless it has to come first.
 	limit(v *volume.Volume, built *os.File) error
 	// settle makes what was built durable.
-	settle(built *os.File) error
+	settle(v volume.Volume, built *os.File) error
 	// resize brings the limit of v, which has one, to its Size and Inodes, so that it is
 	// durable before a record that tells of it.
 	resize(v volume.Volume) error
@@ -171,8 +171,14 @@ func (plain) admit(v *volume.Volume) error {
 }
 
 func (p plain) build(v volume.Volume) (*os.File, error) {
-	if err := unix.Mkdirat(int(p.b.rootDir.Fd()), v.Path.String(), 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
-		return nil, &os.PathError{Op: "mkdir", Path: v.Dir, Err: err}
+	err := p.b.inParent(v.Path.String(), func(parent *os.File, name string) error {
+		if err := unix.Mkdirat(int(parent.Fd()), name, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
+			return &os.PathError{Op: "mkdir", Path: v.Dir, Err: err}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return p.b.openTree(v)
 }
@@ -180,7 +186,9 @@ func (p plain) build(v volume.Volume) (*os.File, error) {
 func (plain) limit(*volume.Volume, *os.File) error { return nil }
 
 // settle: a record that says "ready" must not outlive its directory in a power failure.
-func (p plain) settle(built *os.File) error { return errors.Join(built.Sync(), p.b.rootDir.Sync()) }
+func (p plain) settle(v volume.Volume, built *os.File) error {
+	return errors.Join(built.Sync(), p.b.syncParent(v))
+}
 
 func (p plain) resize(v volume.Volume) error { return p.noQuota(v) }
 

@@ -41,14 +41,14 @@ func (e *LockedError) Error() string {
 
 // acquire takes the root's lock, a flock(2) that ends with the process that
 // holds it, however that ends.
-func acquire(ctx context.Context, root *os.Root, path string, wait func(Holder)) (*os.File, error) {
-	f, err := root.OpenFile(Private+"/lock", os.O_RDWR|os.O_CREATE, 0o600)
+func acquire(ctx context.Context, private *os.Root, path string, wait func(Holder)) (*os.File, error) {
+	f, err := private.OpenFile("lock", os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("pool root %s: lock: %w", path, err)
 	}
 	err = flock(f)
 	if errors.Is(err, unix.EWOULDBLOCK) && wait != nil {
-		wait(readHolder(root))
+		wait(readHolder(private))
 		for errors.Is(err, unix.EWOULDBLOCK) {
 			select {
 			case <-ctx.Done():
@@ -59,7 +59,11 @@ func acquire(ctx context.Context, root *os.Root, path string, wait func(Holder))
 		}
 	}
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, errors.Join(&LockedError{Root: path, Holder: readHolder(root)}, f.Close())
+		return nil, errors.Join(&LockedError{Root: path, Holder: readHolder(private)}, f.Close())
+	}
+	if errors.Is(err, unix.ENOLCK) {
+		err = fmt.Errorf("%w: the NFS server locks no files (with vers=3: no lockd, or not reachable): mount the share with vers=4.1, "+
+			"or with nolock if no other host runs Berth on it", err)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("pool root %s: lock: %w", path, err), f.Close())
@@ -91,8 +95,8 @@ func writeHolder(f *os.File) error {
 
 // readHolder reads who holds the lock; it is told to people only, so a file that
 // is being written gives the zero Holder.
-func readHolder(root *os.Root) (h Holder) {
-	text, err := root.ReadFile(Private + "/lock")
+func readHolder(private *os.Root) (h Holder) {
+	text, err := private.ReadFile("lock")
 	if err != nil || json.Unmarshal(text, &h) != nil {
 		return Holder{}
 	}

@@ -103,8 +103,16 @@ func (b *Backend) unmount(ctx context.Context, v volume.Volume) error {
 
 // unmountOnce unmounts all that is mounted at v's path.
 func (b *Backend) unmountOnce(v volume.Volume, flags int) error {
-	// Through the root's descriptor, which stays the root's whatever is renamed.
-	path := fmt.Sprintf("/proc/self/fd/%d/%s", b.rootDir.Fd(), v.Path)
+	parent, name, err := b.openParent(v.Path.String())
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	// Through its folder's descriptor, which stays that whatever is renamed.
+	path := fmt.Sprintf("/proc/self/fd/%d/%s", parent.Fd(), name)
 	for {
 		err := unix.Unmount(path, flags|unix.UMOUNT_NOFOLLOW)
 		// EINVAL: nothing is mounted there. EPERM: nothing could have been by us.

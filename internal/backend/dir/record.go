@@ -27,14 +27,17 @@ type record struct {
 }
 
 // recordStore is the folder of records.
-type recordStore struct{ dir *os.Root }
+type recordStore struct {
+	dir    *os.Root
+	folder string // see Folder; it holds dir
+}
 
-func openRecords(root *os.Root) (recordStore, error) {
-	dir, err := root.OpenRoot(Private + "/volumes")
+func openRecords(private *os.Root, folder string) (recordStore, error) {
+	dir, err := private.OpenRoot("volumes")
 	if err != nil {
 		return recordStore{}, fmt.Errorf("records: %w", err)
 	}
-	return recordStore{dir}, nil
+	return recordStore{dir, folder}, nil
 }
 
 // clean removes what writes that were cut off have left. Nobody may be writing.
@@ -81,28 +84,30 @@ func recordName(file string) (volume.Name, error) {
 	return volume.ParseName(base)
 }
 
-func (s recordStore) read(n volume.Name) (volume.Volume, error) {
+// read gives the record of n and, if it is discarded, the state that it had before.
+func (s recordStore) read(n volume.Name) (v volume.Volume, before volume.State, err error) {
 	text, err := s.dir.ReadFile(n.String() + recordSuffix)
 	discarded := errors.Is(err, fs.ErrNotExist)
 	if discarded {
 		text, err = s.dir.ReadFile(n.String() + discardedSuffix)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return volume.Volume{}, fmt.Errorf("%w: %s", volume.ErrNotFound, n)
+		return volume.Volume{}, "", fmt.Errorf("%w: %s", volume.ErrNotFound, n)
 	}
 	if err != nil {
-		return volume.Volume{}, fmt.Errorf("record of volume %s: %w", n, err)
+		return volume.Volume{}, "", fmt.Errorf("record of volume %s: %w", n, err)
 	}
-	v, err := parseRecord(n, text)
+	v, err = parseRecord(s.folder, n, text)
+	before = v.State
 	if err == nil && discarded {
 		v.State = volume.StateDiscarded
 	}
-	return v, err
+	return v, before, err
 }
 
-// parseRecord reads the record of n. One that was damaged or written by hand may
+// parseRecord reads the record of n in folder. One that was damaged or written by hand may
 // say anything.
-func parseRecord(n volume.Name, text []byte) (volume.Volume, error) {
+func parseRecord(folder string, n volume.Name, text []byte) (volume.Volume, error) {
 	var r record
 	if err := json.Unmarshal(text, &r); err != nil {
 		return volume.Volume{}, fmt.Errorf("record of volume %s is damaged: %w", n, err)
@@ -116,12 +121,19 @@ func parseRecord(n volume.Name, text []byte) (volume.Volume, error) {
 	if (r.Path == volume.RelPath{}) {
 		return volume.Volume{}, fmt.Errorf("record of volume %s has no path", n)
 	}
+	archived := false
 	switch r.State {
-	case volume.StateCreating, volume.StateReady:
-		return r.Volume, nil
+	case volume.StateCreating, volume.StateReady, volume.StateRetained:
+	case volume.StateArchiving, volume.StateArchived:
+		archived = true
 	default:
 		return volume.Volume{}, fmt.Errorf("record of volume %s has the unknown state %q", n, r.State)
 	}
+	_, err := volume.ParseRelPath(r.ArchivePath)
+	if valid := err == nil || r.ArchivePath == archivePath(folder, r.Volume); archived != (r.ArchivePath != "") || archived && !valid {
+		return volume.Volume{}, fmt.Errorf("record of volume %s, which is %s, has the archive path %q", n, r.State, r.ArchivePath)
+	}
+	return r.Volume, nil
 }
 
 func (s recordStore) write(v volume.Volume) error {

@@ -45,34 +45,34 @@ func (s subvolumes) limit(v *volume.Volume, d *os.File) error {
 // make makes v's subvolume, unless a run that was cut off has. An empty directory is
 // what one without quotas has left.
 func (s subvolumes) make(v volume.Volume) (*os.File, error) {
-	parent, name := s.b.rootDir, v.Path.String()
-	err := btrfs.CreateSubvolume(parent, name)
-	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return nil, err
-	}
-	d, err := s.b.openTree(v)
-	if err != nil {
-		return nil, err
-	}
-	if _, top, err := btrfs.SubvolumeID(d); top || err != nil {
-		if err != nil {
-			return nil, errors.Join(err, d.Close())
+	err := s.b.inParent(v.Path.String(), func(parent *os.File, name string) error {
+		err := btrfs.CreateSubvolume(parent, name)
+		if !errors.Is(err, unix.EEXIST) {
+			return err
 		}
-		return d, nil
-	}
-	if err := errors.Join(d.Close(), unix.Unlinkat(int(parent.Fd()), name, unix.AT_REMOVEDIR)); err != nil {
-		return nil, fmt.Errorf("making room for subvolume %s: %w", v.Dir, err)
-	}
-	if err := btrfs.CreateSubvolume(parent, name); err != nil {
+		d, err := s.b.openTree(v)
+		if err != nil {
+			return err
+		}
+		_, top, err := btrfs.SubvolumeID(d)
+		if err := errors.Join(err, d.Close()); err != nil || top {
+			return err
+		}
+		if err := unix.Unlinkat(int(parent.Fd()), name, unix.AT_REMOVEDIR); err != nil {
+			return fmt.Errorf("making room for subvolume %s: %w", v.Dir, err)
+		}
+		return btrfs.CreateSubvolume(parent, name)
+	})
+	if err != nil {
 		return nil, err
 	}
 	return s.b.openTree(v)
 }
 
 // settle commits: syncing directories leaves the limit out.
-func (s subvolumes) settle(built *os.File) error {
+func (s subvolumes) settle(v volume.Volume, built *os.File) error {
 	if !s.b.enforces() {
-		return plain(s).settle(built)
+		return plain(s).settle(v, built)
 	}
 	return btrfs.Commit(built)
 }

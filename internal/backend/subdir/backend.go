@@ -14,6 +14,7 @@ type directories interface {
 	volume.Backend
 	volume.Meter
 	volume.UsageMeter
+	volume.Archiver
 }
 
 // Backend is an open share. Its methods are those of the backend of directories, and
@@ -105,4 +106,19 @@ func (b *Backend) Capacity(ctx context.Context) (volume.Capacity, error) {
 // Usage implements volume.UsageMeter.
 func (b *Backend) Usage(ctx context.Context, v volume.Volume) (volume.Usage, error) {
 	return call(ctx, b.guard, volume.Name{}, func(ctx context.Context) (volume.Usage, error) { return b.inner.Usage(ctx, v) })
+}
+
+// Archive implements volume.Archiver.
+func (b *Backend) Archive(ctx context.Context, n volume.Name, take func(volume.RelPath) error) (volume.Volume, error) {
+	return call(ctx, b.guard, n, func(ctx context.Context) (volume.Volume, error) { return b.inner.Archive(ctx, n, take) })
+}
+
+// Release implements volume.Archiver.
+func (b *Backend) Release(ctx context.Context, n volume.Name) error {
+	return do(ctx, b.guard, n, func(ctx context.Context) error { return b.inner.Release(ctx, n) })
+}
+
+// Measure implements volume.Archiver.
+func (b *Backend) Measure(ctx context.Context, v volume.Volume) (int64, error) {
+	return call(ctx, b.guard, volume.Name{}, func(ctx context.Context) (int64, error) { return b.inner.Measure(ctx, v) })
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -23,13 +24,18 @@ type Backend struct {
 
 	mu      sync.Mutex
 	records map[volume.Name]volume.Volume
+	trees   map[string]bool // the paths of directories
 }
 
 var (
 	_ volume.Backend    = (*Backend)(nil)
 	_ volume.Meter      = (*Backend)(nil)
 	_ volume.UsageMeter = (*Backend)(nil)
+	_ volume.Archiver   = (*Backend)(nil)
 )
+
+// Root is where the Dir of each volume is, which is on no file system.
+const Root = "/mem"
 
 // Limit is what keeps a volume here to its size: nothing can be written to it.
 const Limit volume.Limit = "memory"
@@ -42,7 +48,7 @@ func (b *Backend) Create(ctx context.Context, s volume.Spec) (volume.Volume, err
 	if err := ctx.Err(); err != nil {
 		return volume.Volume{}, err
 	}
-	if s.From != nil {
+	if s.From != nil && s.From.Volume != (volume.Name{}) {
 		return volume.Volume{}, fmt.Errorf("%w: a memory pool copies nothing", volume.ErrUnsupported)
 	}
 	b.mu.Lock()
@@ -53,16 +59,93 @@ func (b *Backend) Create(ctx context.Context, s volume.Spec) (volume.Volume, err
 		return volume.Volume{}, fmt.Errorf("%w: %s is of claim %s", volume.ErrExists, s.Name, v.Claim)
 	case found && v.State == volume.StateDiscarded:
 		return volume.Volume{}, fmt.Errorf("%w: %s is discarded", volume.ErrBusy, s.Name)
+	case found && !v.Ended.IsZero():
+		return volume.Volume{}, fmt.Errorf("%w: %s is %s", volume.ErrExists, s.Name, v.State)
 	case found:
 		return v, nil
 	}
 	v = volume.New(s, time.Now())
-	v.State, v.Limit, v.Rev, v.Dir = volume.StateReady, Limit, 1, s.Path.Below("/mem")
+	v.State, v.Limit, v.Rev, v.Dir = volume.StateReady, Limit, 1, s.Path.Below(Root)
+	if err := b.fill(&v, s); err != nil {
+		return volume.Volume{}, err
+	}
 	if b.records == nil {
 		b.records = make(map[volume.Name]volume.Volume)
 	}
 	b.records[s.Name] = v
 	return v, nil
+}
+
+// fill makes v's directory, or takes what is there.
+func (b *Backend) fill(v *volume.Volume, s volume.Spec) error {
+	if b.trees == nil {
+		b.trees = make(map[string]bool)
+	}
+	if s.From != nil {
+		from, found := b.records[s.From.Archive]
+		if !found || from.State != volume.StateArchived && from.State != volume.StateRetained {
+			return fmt.Errorf("%w: %s is not kept", volume.ErrNotFound, s.From.Archive)
+		}
+		if place(from) != place(*v) && b.trees[place(*v)] {
+			return fmt.Errorf("%w: %s: something lies at %s", volume.ErrForeign, v.Name, v.Path)
+		}
+		delete(b.trees, place(from))
+		delete(b.records, from.Name)
+	} else if v.TookOver = b.trees[place(*v)]; v.TookOver && (s.Existing == "" || s.Existing == volume.ExistingRefuse) {
+		return fmt.Errorf("%w: %s: something lies at %s", volume.ErrForeign, v.Name, v.Path)
+	}
+	b.trees[place(*v)] = true
+	return nil
+}
+
+// place is where v's directory is.
+func place(v volume.Volume) string {
+	if v.ArchivePath != "" {
+		return v.ArchivePath
+	}
+	return v.Path.String()
+}
+
+// Archive implements volume.Archiver. Archives lie beside the volumes.
+func (b *Backend) Archive(ctx context.Context, n volume.Name, take func(volume.RelPath) error) (volume.Volume, error) {
+	if v, err := b.Get(ctx, n); err != nil || v.State == volume.StateArchived {
+		return v, err
+	}
+	return b.change(ctx, n, func(old volume.Volume) (volume.Volume, error) {
+		switch {
+		case old.State != volume.StateReady && old.State != volume.StateCreating:
+			return old, fmt.Errorf("%w: %s is %s", volume.ErrConflict, n, old.State)
+		case !b.trees[place(old)]:
+			return old, fmt.Errorf("%w: %s has no directory", volume.ErrNotFound, n)
+		}
+		beside, err := volume.ParseRelPath("archived-" + old.Path.String())
+		if err != nil || b.trees[beside.String()] || take(beside) != nil {
+			old.ArchivePath = ".archive/" + n.String() + "/" + old.Path.String()
+		} else {
+			old.ArchivePath = beside.String()
+		}
+		delete(b.trees, old.Path.String())
+		b.trees[old.ArchivePath] = true
+		old.State, old.Ended, old.Dir = volume.StateArchived, time.Now().UTC().Truncate(time.Second), path.Join(Root, old.ArchivePath)
+		return old, nil
+	})
+}
+
+// Release implements volume.Archiver.
+func (b *Backend) Release(ctx context.Context, n volume.Name) error {
+	if _, err := b.Get(ctx, n); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.records, n)
+	return nil
+}
+
+// Measure implements volume.Archiver: what is in memory is as big as it may become.
+func (b *Backend) Measure(ctx context.Context, v volume.Volume) (int64, error) {
+	v, err := b.Get(ctx, v.Name)
+	return v.Size, err
 }
 
 // Get implements volume.Backend.
@@ -108,6 +191,9 @@ func (b *Backend) Update(ctx context.Context, v volume.Volume) (volume.Volume, e
 // Discard implements volume.Backend.
 func (b *Backend) Discard(ctx context.Context, n volume.Name) error {
 	_, err := b.change(ctx, n, func(old volume.Volume) (volume.Volume, error) {
+		if old.State != volume.StateDiscarded {
+			delete(b.trees, place(old))
+		}
 		old.State = volume.StateDiscarded
 		return old, nil
 	})
@@ -150,16 +236,20 @@ func (b *Backend) Usage(ctx context.Context, v volume.Volume) (volume.Usage, err
 }
 
 func (b *Backend) change(ctx context.Context, n volume.Name, f func(volume.Volume) (volume.Volume, error)) (volume.Volume, error) {
-	v, err := b.Get(ctx, n)
+	if err := ctx.Err(); err != nil {
+		return volume.Volume{}, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	v, found := b.records[n]
+	if !found {
+		return volume.Volume{}, fmt.Errorf("%w: %s", volume.ErrNotFound, n)
+	}
+	changed, err := f(v)
 	if err != nil {
 		return volume.Volume{}, err
 	}
-	if v, err = f(v); err != nil {
-		return volume.Volume{}, err
-	}
-	v.Rev++
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.records[n] = v
-	return v, nil
+	changed.Rev = v.Rev + 1
+	b.records[n] = changed
+	return changed, nil
 }

@@ -45,10 +45,13 @@ func (s Suite) Run(t *testing.T) {
 		{"PurgeOfLiveVolume", purgeOfLiveVolume},
 		{"EndedContext", endedContext},
 		{"ManyAtOnce", manyAtOnce},
+		{"NestedPaths", nestedPaths},
+		{"Retain", retain},
 		{"Reopen", s.reopen},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, s.Open(t)) })
 	}
+	s.runArchiver(t)
 }
 
 // Spec is a valid spec of a volume called name.
@@ -113,7 +116,10 @@ func createGet(t *testing.T, b volume.Backend) {
 	if v.Created.IsZero() {
 		t.Error("no time of creation")
 	}
-	if v.Size != s.Size || v.Owner != s.Owner || v.Export != s.Export || v.Reclaim != s.Reclaim || !v.Is(s) {
+	if got, want := v.Owner, s.Owner; got.Mode != want.Mode || want.UID != 0 && got.UID != want.UID || want.GID != 0 && got.GID != want.GID {
+		t.Errorf("owner is %+v, asked for %+v", got, want)
+	}
+	if v.Size != s.Size || v.Export != s.Export || v.Reclaim != s.Reclaim || !v.Is(s) {
 		t.Errorf("got %+v, asked for %+v", v, s)
 	}
 	wantSame(t, "Get after Create", get(t, b, s.Name), v)

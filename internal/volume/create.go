@@ -1,0 +1,261 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+
+	"github.com/berth-storage/berth/internal/export"
+)
+
+// Create makes the volume of s and exports it; s.Export is filled in here. It
+// returns the volume ready and reachable. A run that was cut off leaves a
+// record, and the next call for the same claim goes on from there. Errors are
+// those of Backend.Create, ErrNoSpace, and ErrBusy while the server is away; ErrExists
+// if its path is another volume's, or inside of one or around one; ErrForeign if what
+// it shall be restored from was another namespace's.
+func (m *Manager) Create(ctx context.Context, s Spec) (v Volume, err error) {
+	defer m.observe("create", &err)()
+	if err := s.Validate(); err != nil {
+		return Volume{}, err
+	}
+	if err := m.supports(s); err != nil {
+		return Volume{}, err
+	}
+	unlock, err := m.names.lock(ctx, s.Name)
+	if err != nil {
+		return Volume{}, err
+	}
+	defer unlock()
+
+	v, err = m.get(ctx, s.Name)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		v, err = m.createNew(ctx, s)
+	case err != nil: // an unreadable record is not a missing one
+	case !v.Is(s):
+		err = fmt.Errorf("%w: volume %s belongs to claim %s (uid %s)", ErrExists, s.Name, v.Claim, v.Claim.UID)
+	case v.State == StateDiscarded:
+		err = fmt.Errorf("%w: volume %s is being deleted", ErrBusy, s.Name)
+	case v.Ended.IsZero():
+		v, err = m.goOn(ctx, s, v)
+	default:
+		err = fmt.Errorf("%w: volume %s is %s since its claim was deleted; restore it to a new claim", ErrExists, s.Name, v.State)
+	}
+	if err != nil {
+		return Volume{}, err
+	}
+	if err := m.mount(ctx, v); err != nil {
+		return Volume{}, err
+	}
+	// A crash from here on leaves a ready volume, which Recover exports at the
+	// next start; the retry for the claim publishes again, which changes nothing.
+	if err := m.pool.Server.Publish(ctx, v.AsExport(m.pool.Clients)); err != nil {
+		return Volume{}, fmt.Errorf("exporting volume %s: %w", s.Name, serverError(err))
+	}
+	return v, nil
+}
+
+// supports says whether the pool can do what s asks for.
+func (m *Manager) supports(s Spec) error {
+	var what string
+	switch {
+	case s.Existing == ExistingShare && m.pool.IDs != nil:
+		// Two exports of one path are one too many for every server.
+		return fmt.Errorf("%w: volume %s: claims can share a directory only in a pool on a share of another NFS server", ErrUnsupported, s.Name)
+	case m.archive != nil:
+		return nil
+	case s.OnDelete == OnDeleteArchive:
+		what = "keeps no archives"
+	case s.From != nil && s.From.Archive != Name{}:
+		what = "restores no archives"
+	case s.Existing != "" && s.Existing != ExistingRefuse:
+		what = "takes over no directory that is there already"
+	default:
+		return nil
+	}
+	return fmt.Errorf("%w: volume %s: pool %s %s", ErrUnsupported, s.Name, m.pool.Name, what)
+}
+
+// goOn finishes v if a run that was cut off has begun it, with the ids that it names.
+func (m *Manager) goOn(ctx context.Context, s Spec, v Volume) (Volume, error) {
+	if v.State == StateReady {
+		return v, nil
+	}
+	s.Export = v.Export
+	s.From = nil
+	var source Volume
+	if v.RestoredFrom != (Name{}) {
+		s.From = &Source{Archive: v.RestoredFrom}
+		var err error
+		switch source, err = m.get(ctx, v.RestoredFrom); {
+		case errors.Is(err, ErrNotFound): // consumed before
+			m.paths.remove(Volume{Name: v.RestoredFrom})
+		case err != nil:
+			return Volume{}, err
+		case source.Ended.IsZero(): // consumed before, and its claim came again
+			source = Volume{}
+		}
+	}
+	return m.make(ctx, s, source)
+}
+
+// make has the backend make the volume. If it gets the content of source, which may be
+// the zero Volume, the record of that is gone then.
+func (m *Manager) make(ctx context.Context, s Spec, source Volume) (Volume, error) {
+	if s.Existing == ExistingShare || s.From != nil {
+		unlock, err := m.handover.lock(ctx, struct{}{})
+		if err != nil {
+			return Volume{}, err
+		}
+		defer unlock()
+	}
+	v, err := m.pool.Backend.Create(ctx, s)
+	if err != nil {
+		return Volume{}, err
+	}
+	if v.Owner.GID != s.Owner.GID { // what was there has its own
+		m.gids.use(v.Owner.GID)
+		m.gids.free(s.Owner.GID)
+	}
+	if source.Name != (Name{}) {
+		m.forget(source)
+		err = m.pool.IDs.Free(source.Export.ID)
+	}
+	return v, err
+}
+
+func (m *Manager) createNew(ctx context.Context, s Spec) (v Volume, err error) {
+	source, err := m.source(ctx, &s)
+	if err != nil {
+		return Volume{}, err
+	}
+	if !m.tally.add(s.Name, s.Size, m.pool.MaxVolumes) {
+		return Volume{}, fmt.Errorf("%w: volume %s: pool %s has %d volumes already and may have no more", ErrNoSpace, s.Name, m.pool.Name, m.pool.MaxVolumes)
+	}
+	if m.unreadable > 0 && s.From == nil && len(m.paths.at(s.Path)) == 0 {
+		s.Existing = ExistingRefuse // what lies there may be the volume of a record that cannot be read
+	}
+	if s.Owner.GID, err = m.group(s, source); err != nil {
+		m.tally.remove(s.Name)
+		return Volume{}, err
+	}
+	recorded := false
+	defer func() {
+		if !recorded {
+			m.forget(New(s, m.now()))
+		}
+	}()
+	if err := m.paths.add(New(s, m.now()), s.Path); err != nil {
+		return Volume{}, err
+	}
+	if m.meter != nil && s.From == nil { // what is moved takes no more room than before
+		room, err := m.meter.Capacity(ctx)
+		if err != nil {
+			return Volume{}, fmt.Errorf("measuring pool %s: %w", m.pool.Name, err)
+		}
+		if uint64(s.Size) > room.Available {
+			return Volume{}, fmt.Errorf("%w: volume %s needs %d bytes, pool %s has %d available",
+				ErrNoSpace, s.Name, s.Size, m.pool.Name, room.Available)
+		}
+	}
+	id, err := m.pool.IDs.Take()
+	if err != nil {
+		return Volume{}, fmt.Errorf("%w: volume %s: %w", ErrNoSpace, s.Name, err)
+	}
+	s.Export.ID = id
+	s.Export.FSID = export.NewFSID(m.pool.Name + "/" + s.Name.String())
+	s.Export.Path = path.Join(m.pool.ExportPath, s.Path.String())
+	recorded = true
+	if v, err = m.make(ctx, s, source); err != nil {
+		// Only if no record came to be is the id free again. If that cannot be
+		// told, it stays taken until the next start reads the records.
+		if _, getErr := m.pool.Backend.Get(context.WithoutCancel(ctx), s.Name); errors.Is(getErr, ErrNotFound) {
+			m.pool.IDs.Return(id)
+			recorded = false
+		}
+		return Volume{}, err
+	}
+	return v, nil
+}
+
+// group gives the group of the volume of s, whose use is counted then.
+func (m *Manager) group(s Spec, source Volume) (uint32, error) {
+	gid := s.Owner.GID
+	switch had := source.Owner.GID; {
+	case s.GIDs == GIDRange{}:
+	case s.GIDs.First <= had && had <= s.GIDs.Last:
+		gid = had // that of all that is in it
+	default:
+		gid, ok := m.gids.take(s.GIDs)
+		if !ok {
+			return 0, fmt.Errorf("%w: volume %s: all group ids from %d to %d are given out", ErrNoSpace, s.Name, s.GIDs.First, s.GIDs.Last)
+		}
+		return gid, nil
+	}
+	m.gids.use(gid)
+	return gid, nil
+}
+
+// source gives the volume whose content s asks for, or that Existing lets it have: one
+// that was retained at its path. The zero Volume if there is none.
+func (m *Manager) source(ctx context.Context, s *Spec) (Volume, error) {
+	if s.From == nil && s.Existing != "" && s.Existing != ExistingRefuse {
+		for _, v := range m.paths.at(s.Path) {
+			if v.State == StateRetained && v.Claim.Namespace == s.Claim.Namespace && v.Cluster == s.Cluster &&
+				(!v.Shared || s.Existing != ExistingShare) {
+				s.From = &Source{Archive: v.Name}
+			}
+		}
+	}
+	if s.From == nil || s.From.Archive == (Name{}) {
+		return Volume{}, nil
+	}
+	v, err := m.get(ctx, s.From.Archive)
+	switch {
+	case err != nil:
+		return Volume{}, fmt.Errorf("volume %s: what it shall be restored from: %w", s.Name, err)
+	case v.Claim.Namespace != s.Claim.Namespace, v.Cluster != s.Cluster:
+		return Volume{}, fmt.Errorf("%w: volume %s cannot be restored from %s, which was that of claim %s: only a claim of the same namespace and cluster gets it",
+			ErrForeign, s.Name, v.Name, v.Claim)
+	case v.State == StateArchiving:
+		return Volume{}, fmt.Errorf("%w: volume %s: %s, from which it shall be restored, is not archived yet", ErrBusy, s.Name, v.Name)
+	case v.State != StateArchived && v.State != StateRetained:
+		return Volume{}, fmt.Errorf("%w: volume %s: %s, from which it shall be restored, is %s, neither archived nor retained", ErrNotFound, s.Name, v.Name, v.State)
+	}
+	return v, nil
+}
+
+// count counts a volume that has a record and is not discarded.
+func (m *Manager) count(v Volume) {
+	if v.Ended.IsZero() {
+		m.tally.add(v.Name, v.Size, 0)
+	}
+	m.gids.use(v.Owner.GID)
+	for _, p := range v.places() {
+		if err := m.paths.force(v, p); err != nil {
+			m.pool.Log.Error("two volumes lie in each other; neither is deleted as long as the other one is there", "err", err)
+		}
+	}
+}
+
+// forget is the end of that.
+func (m *Manager) forget(v Volume) {
+	m.tally.remove(v.Name)
+	m.gids.free(v.Owner.GID)
+	m.paths.remove(v)
+}
+
+// places are where v lies among other volumes.
+func (v Volume) places() []RelPath {
+	var all []RelPath
+	if v.State != StateArchived {
+		all = append(all, v.Path)
+	}
+	// An archive in the backend's own folder is in nobody's way.
+	if p, err := ParseRelPath(v.ArchivePath); err == nil {
+		all = append(all, p)
+	}
+	return all
+}

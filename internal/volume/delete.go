@@ -1,0 +1,169 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Delete ends a volume as its OnDelete says: it goes out of clients' sight for good and its
+// bytes are freed in the background, or it is retained or archived. The cluster must be the
+// record's, if that names one: ErrForeign if it is not. A
+// volume without a record is gone already, which is success.
+func (m *Manager) Delete(ctx context.Context, n Name, cluster string) (err error) {
+	defer m.observe("delete", &err)()
+	if m.purge.has(n) {
+		return nil // and not wait for a purge that may take hours
+	}
+	unlock, err := m.names.lock(ctx, n)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	v, err := m.get(ctx, n)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := v.checkCluster(cluster); err != nil {
+		return err
+	}
+	switch v.State {
+	case StateRetained, StateArchived:
+		return nil // by an earlier call
+	case StateDiscarded:
+		return m.discard(ctx, v)
+	}
+	return m.end(ctx, v)
+}
+
+// end does with v, which has lost its claim, as its OnDelete says. It needs the lock of
+// v's name.
+func (m *Manager) end(ctx context.Context, v Volume) error {
+	if v.Shared && v.State != StateArchiving {
+		unlock, err := m.handover.lock(ctx, struct{}{})
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		if len(m.paths.at(v.Path)) > 1 {
+			return m.release(ctx, v)
+		}
+	}
+	switch {
+	case v.OnDelete == OnDeleteArchive || v.State == StateArchiving:
+		return m.putAway(ctx, v)
+	case v.OnDelete == OnDeleteRetain:
+		return m.retain(ctx, v)
+	default:
+		return m.discard(ctx, v)
+	}
+}
+
+// withdraw comes first of all: a directory renamed under a server stays reachable by
+// the handles that clients hold. A crash after it leaves a volume that is
+// exported again at the next start and deleted by the next call.
+func (m *Manager) withdraw(ctx context.Context, v Volume) error {
+	if err := m.pool.Server.Withdraw(ctx, v.Export.ID); err != nil {
+		return fmt.Errorf("withdrawing the export of volume %s: %w", v.Name, serverError(err))
+	}
+	return nil
+}
+
+// alone refuses to move v's directory with another volume in it. Records that were
+// written by hand or before there was an index may say that there is one.
+func (m *Manager) alone(v Volume) error {
+	if o, found := m.paths.around(v); found && v.State != StateArchived {
+		return fmt.Errorf("%w: volume %s is not deleted: volume %s of claim %s lies inside of it, at %s; delete that one first",
+			ErrConflict, v.Name, o.Name, o.Claim, o.Path)
+	}
+	return nil
+}
+
+// discard needs the lock of v's name.
+func (m *Manager) discard(ctx context.Context, v Volume) error {
+	if err := m.alone(v); err != nil {
+		return err
+	}
+	if err := m.withdraw(ctx, v); err != nil {
+		return err
+	}
+	return m.discardWithdrawn(ctx, v)
+}
+
+// discardWithdrawn discards v, which is exported no more.
+func (m *Manager) discardWithdrawn(ctx context.Context, v Volume) error {
+	// A crash in the middle of this leaves the record discarded: Recover ends it.
+	if err := m.pool.Backend.Discard(ctx, v.Name); err != nil && !errors.Is(err, ErrNotFound) {
+		m.paths.closed(v)
+		return err
+	}
+	m.forget(v)
+	m.purge.add(v.Name)
+	return nil
+}
+
+// release removes the record of v, whose directory is not its alone.
+func (m *Manager) release(ctx context.Context, v Volume) error {
+	if err := m.withdraw(ctx, v); err != nil {
+		return err
+	}
+	if err := m.archive.Release(ctx, v.Name); err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	m.forget(v)
+	return m.pool.IDs.Free(v.Export.ID)
+}
+
+// retain leaves v where it is.
+func (m *Manager) retain(ctx context.Context, v Volume) error {
+	if err := m.withdraw(ctx, v); err != nil {
+		return err
+	}
+	v.State, v.Ended = StateRetained, m.now().UTC().Truncate(time.Second)
+	v, err := m.pool.Backend.Update(ctx, v)
+	if err != nil {
+		return err
+	}
+	m.keep(v)
+	return nil
+}
+
+// keep notes that v has no claim any more, and where it lies.
+func (m *Manager) keep(v Volume) {
+	m.forget(v)
+	m.count(v)
+}
+
+// purgeOne frees a discarded volume's bytes, then its export id.
+func (m *Manager) purgeOne(ctx context.Context, n Name) (err error) {
+	defer m.observe("purge", &err)()
+	unlock, err := m.names.lock(ctx, n)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	defer func() {
+		if err == nil { // said before the name is free for others
+			m.purge.done(n)
+		}
+	}()
+	v, err := m.get(ctx, n)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if v.State != StateDiscarded {
+		return nil // purged before, and made again since
+	}
+	if err := m.pool.Backend.Purge(ctx, n); err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	// A crash here loses the id's place in the queue: Compact puts it at the end.
+	return m.pool.IDs.Free(v.Export.ID)
+}
