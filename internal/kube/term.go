@@ -70,7 +70,7 @@ func (f *FrontEnd) runTerm(ctx context.Context, cluster string, r rights) {
 		f.o.Log.Error("cannot watch PersistentVolumes", "err", err)
 		return
 	}
-	library := controller.NewProvisionController(ctx, f.client, f.o.Provisioner, p,
+	library := controller.NewProvisionController(ctx, tolerant{f.client}, f.o.Provisioner, p,
 		controller.LeaderElection(false),
 		controller.AddFinalizer(r.finalizers),
 		controller.Threadiness(f.o.Workers),
