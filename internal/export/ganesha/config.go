@@ -24,8 +24,9 @@ const (
 const anonymousID = 65534
 
 // baseConfig is the configuration without exports; see ganesha-core-config(8)
-// and ganesha-export-config(8).
-func baseConfig(o Options) []byte {
+// and ganesha-export-config(8). unused says that no client has anything to reclaim: they
+// need not wait for each other then.
+func baseConfig(o Options, unused bool) []byte {
 	var b bytes.Buffer
 	protocols, minor := "4", "0, 1, 2"
 	if o.NFSv3 {
@@ -45,13 +46,14 @@ func baseConfig(o Options) []byte {
 
 	fmt.Fprintf(&b, "NFSv4 {\n\tMinor_Versions = %s;\n\tDelegations = false;\n\tOnly_Numeric_Owners = true;\n", minor)
 	fmt.Fprintf(&b, "\tRecoveryBackend = fs;\n\tRecoveryRoot = %s;\n", quote(o.recoveryDir()))
-	if o.GracePeriod == 0 {
-		b.WriteString("\tGraceless = true;\n}\n")
-	} else {
-		fmt.Fprintf(&b, "\tGrace_Period = %d;\n\tLease_Lifetime = %d;\n}\n",
+	if o.GracePeriod == 0 || unused {
+		b.WriteString("\tGraceless = true;\n")
+	}
+	if o.GracePeriod != 0 {
+		fmt.Fprintf(&b, "\tGrace_Period = %d;\n\tLease_Lifetime = %d;\n",
 			int(o.GracePeriod/time.Second), int(lease(o.GracePeriod)/time.Second))
 	}
-	b.WriteString("NFS_KRB5 {\n\tActive_krb5 = false;\n}\n")
+	b.WriteString("}\nNFS_KRB5 {\n\tActive_krb5 = false;\n}\n")
 	b.WriteString("LOG {\n\tDefault_Log_Level = EVENT;\n}\n")
 	fmt.Fprintf(&b, "EXPORT_DEFAULTS {\n\tAccess_Type = RW;\n\tSquash = No_Root_Squash;\n\tSecType = sys;\n\tProtocols = %s;\n"+
 		"\tTransports = TCP;\n\tAnonymous_Uid = %d;\n\tAnonymous_Gid = %d;\n}\n", protocols, anonymousID, anonymousID)

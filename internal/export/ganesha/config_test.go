@@ -24,15 +24,17 @@ func TestBaseConfig(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		o        Options
+		unused   bool
 		has, not []string
 	}{
-		{"short grace period", shortGrace, []string{"Grace_Period = 5;", "Lease_Lifetime = 20;"}, nil},
-		{"default", o, []string{"NFS_Protocols = 4;", "Enable_NLM = false;", "Grace_Period = 30;", "Lease_Lifetime = 20;", `"/state/recovery"`}, []string{"Bind_addr", "Graceless"}},
-		{"NFSv3", v3, []string{"NFS_Protocols = 3, 4;", "Enable_NLM = true;", "MNT_Port = 20048;"}, nil},
-		{"no grace", noGrace, []string{"Graceless = true;"}, []string{"Grace_Period"}},
-		{"one address", listen, []string{"Bind_addr = 10.0.0.1;"}, nil},
+		{"short grace period", shortGrace, false, []string{"Grace_Period = 5;", "Lease_Lifetime = 20;"}, nil},
+		{"default", o, false, []string{"NFS_Protocols = 4;", "Enable_NLM = false;", "Grace_Period = 30;", "Lease_Lifetime = 20;", `"/state/recovery"`}, []string{"Bind_addr", "Graceless"}},
+		{"no clients yet", o, true, []string{"Graceless = true;", "Grace_Period = 30;", "Lease_Lifetime = 20;"}, nil},
+		{"NFSv3", v3, false, []string{"NFS_Protocols = 3, 4;", "Enable_NLM = true;", "MNT_Port = 20048;"}, nil},
+		{"no grace", noGrace, false, []string{"Graceless = true;"}, []string{"Grace_Period"}},
+		{"one address", listen, false, []string{"Bind_addr = 10.0.0.1;"}, nil},
 	} {
-		text := string(baseConfig(c.o))
+		text := string(baseConfig(c.o, c.unused))
 		for _, want := range c.has {
 			if !strings.Contains(text, want) {
 				t.Errorf("%s: lacks %q:\n%s", c.name, want, text)

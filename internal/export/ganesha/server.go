@@ -211,7 +211,7 @@ func (s *Server) runOnce(ctx context.Context) error {
 // writeConfig writes the configuration with all exports in it. One whose
 // directory is missing would stop the server for all: it is left out and told of.
 func (s *Server) writeConfig(want map[export.ID]export.Export) (map[export.ID]held, error) {
-	text := baseConfig(s.o)
+	text := baseConfig(s.o, len(want) == 0)
 	have := make(map[export.ID]held, len(want))
 	for id, e := range want {
 		block, err := exportBlock(e, false)
