@@ -231,7 +231,7 @@ func (s *site) untilNothingIsLeft() {
 	})
 	mounts, err := s.Run(s.ctx, "cat", "/proc/mounts")
 	s.must(err)
-	if strings.Contains(mounts, " nfs") {
+	if strings.Contains(mounts, " nfs ") || strings.Contains(mounts, " nfs4 ") {
 		s.t.Errorf("the node still has NFS mounted:\n%s", mounts)
 	}
 }

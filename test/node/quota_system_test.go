@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,8 +17,8 @@ import (
 )
 
 // newSiteOnXFS makes a site with a Berth in the guest, whose kernel has quotas, and its
-// pool on XFS.
-func newSiteOnXFS(t *testing.T, name string) *site {
+// pool on XFS, served by exporter.
+func newSiteOnXFS(t *testing.T, name, exporter string) *site {
 	t.Helper()
 	s := newSiteWithoutBerth(t, name)
 	root := "/srv/" + name
@@ -31,12 +32,12 @@ func newSiteOnXFS(t *testing.T, name string) *site {
 	for file, content := range map[string]string{
 		"kubeconfig.admin": string(s.Kubeconfig),
 		"berth.yaml": fmt.Sprintf(`
-pools: [{name: local, provisioner: %s, dir: {root: %s, quota: required}}]
+pools: [{name: local, provisioner: %s, dir: {root: %s, quota: required}, exporter: %s}]
 ganesha: {listen: %s}
 server: {hostname: %s}
 http: {listen: "%s:9421"}
 kubernetes: {kubeconfig: /host/kubeconfig.admin}
-`, provisioner, root, s.Address, s.Address, s.Address),
+`, provisioner, root, exporter, s.Address, s.Address, s.Address),
 	} {
 		s.must(os.WriteFile(filepath.Join(s.Shared, file), []byte(content), 0o600))
 	}
@@ -69,7 +70,7 @@ kubernetes: {kubeconfig: /host/kubeconfig.admin}
 
 // A file of 2 MiB does not go into a claim of 1 MiB. What fits does, also after that.
 func TestClaimsSizeIsEnforced(t *testing.T) {
-	s := newSiteOnXFS(t, "quota")
+	s := newSiteOnXFS(t, "quota", "ganesha")
 	s.claim("nfs")
 	pod := s.pod("writer", "nfs", `
 dd if=/dev/zero of=/mnt/tmp.512K bs=512K count=1 conv=fsync && echo fits
@@ -83,4 +84,56 @@ rm /mnt/tmp.2M && dd if=/dev/zero of=/mnt/tmp.256K bs=256K count=1 conv=fsync &&
 		}
 	}
 	s.clear("nfs")
+}
+
+// With the kernel's server on XFS a pod sees its claim's size, and what it has used of it.
+// So does who looks at kubelet's metrics.
+func TestPodsSeeTheClaimsSize(t *testing.T) {
+	const size, file = 1 << 20, 256 << 10
+	s := newSiteWithKernelServer(t, "size")
+	s.claim("data")
+	pod := s.pod("writer", "data", fmt.Sprintf(`
+dd if=/dev/zero of=/mnt/file bs=%d count=1 conv=fsync 2>/dev/null
+df -k /mnt | tail -n 1
+while [ ! -e /mnt/seen ]; do sleep 0.2; done`, file))
+	s.create(pod)
+	metric := func(name string) (value float64) {
+		text, err := s.Client.CoreV1().RESTClient().Get().AbsPath("/api/v1/nodes", Name, "proxy/metrics").DoRaw(s.ctx)
+		s.must(err)
+		line := fmt.Sprintf(`kubelet_volume_stats_%s{namespace="%s",persistentvolumeclaim="data"} `, name, s.name)
+		if _, after, found := strings.Cut(string(text), line); found {
+			_, err := fmt.Sscan(after, &value)
+			s.must(err)
+		}
+		return value
+	}
+	s.until("kubelet has measured the volume with its file", func() bool { return metric("used_bytes") >= file })
+	for name, want := range map[string]float64{"capacity_bytes": size, "used_bytes": file, "available_bytes": size - file} {
+		if got := metric(name); got != want {
+			t.Errorf("kubelet_volume_stats_%s is %.0f, want %.0f", name, got, want)
+		}
+	}
+	_, err := s.Run(s.ctx, "touch", filepath.Join("/srv", s.name, s.claimIs("data").Spec.VolumeName, "seen"))
+	s.must(err)
+	// df breaks the line after a long name of what is mounted.
+	if got, want := strings.Fields(s.ends(pod, 0)), []string{"1024", "256", "768", "25%", "/mnt"}; !slices.Equal(got[max(0, len(got)-len(want)):], want) {
+		t.Errorf("df says %q, want %q at its end", got, want)
+	}
+	s.clear("data")
+}
+
+// newSiteWithKernelServer is newSiteOnXFS with the guest's own NFS server.
+func newSiteWithKernelServer(t *testing.T, name string) *site {
+	t.Helper()
+	if err := vm.StartNFSD(t.Context(), shared.node); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { // others need the port
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if _, err := shared.node.Run(ctx, "rpc.nfsd", "0"); err != nil {
+			t.Error(err)
+		}
+	})
+	return newSiteOnXFS(t, name, "kernel")
 }
