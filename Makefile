@@ -7,6 +7,7 @@ FUZZTIME ?= 30s
 
 # Of make image.
 IMAGE   ?= berth
+TARGET  ?= berth
 BASE    ?= debian:bookworm-slim
 ARCH    ?= $(shell go env GOARCH)
 BUILDER ?= podman
@@ -22,11 +23,11 @@ build: ## build bin/berth
 	@echo "building bin/berth $(VERSION)"
 	@CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/berth ./cmd/berth
 
-image: ## build the container image IMAGE (berth) for ARCH (this machine's) with BUILDER (podman; docker, buildah)
+image: ## build the container image IMAGE (berth) of TARGET (berth; nfs-subdir) for ARCH (this machine's) with BUILDER (podman; docker, buildah)
 	@echo "building the image $(IMAGE) $(VERSION) for $(ARCH)"
 	@CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o out/image/linux-$(ARCH)/berth ./cmd/berth
 	@$(BUILDER) build $(BUILDFLAGS) --platform linux/$(ARCH) --build-arg BASE=$(BASE) --build-arg TARGETARCH=$(ARCH) \
-		--build-arg VERSION=$(VERSION) -t $(IMAGE) -f Containerfile out/image
+		--build-arg VERSION=$(VERSION) --target $(TARGET) -t $(IMAGE) -f Containerfile out/image
 
 check: ## format, vet, lint and unit tests with the race detector; needs no root
 	@echo "checking the source files"

@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"io"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -18,47 +20,60 @@ func adoptCommand(out io.Writer) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	c.AddCommand(adoptNFSProvisionerCommand(out))
+	c.AddCommand(adoptNFSProvisionerCommand(out), adoptNFSSubdirCommand(out))
 	return c
 }
 
 func adoptNFSProvisionerCommand(out io.Writer) *cobra.Command {
-	var file string
-	var o app.AdoptOptions
-	c := &cobra.Command{
+	return adoptProgramCommand(&cobra.Command{
 		Use:   nfsProvisioner + " (--config berth.yaml [--pool NAME] | -- FLAGS)",
 		Short: "Take over the volumes of nfs-provisioner in a pool's root",
 		Long: `Take over the volumes of nfs-provisioner in a pool's root: in that of a configuration
 file, or in that of nfs-provisioner's own command line, given after "--". Neither
 nfs-provisioner nor Berth may be serving them meanwhile. With --dry-run nothing is
 changed, and they may.`,
-		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := configOrFlags(file, args, out)
-			if errors.Is(err, flag.ErrHelp) {
-				return nil
+	}, app.AdoptOptions{}, out, func(flags []string) (config.Config, error) { return config.FromNFSProvisioner(flags, out) })
+}
+
+func adoptNFSSubdirCommand(out io.Writer) *cobra.Command {
+	return adoptProgramCommand(&cobra.Command{
+		Use:     nfsSubdir + " [--config berth.yaml [--pool NAME] | -- FLAGS]",
+		Aliases: []string{nfsClient},
+		Short:   "Take over the volumes of " + nfsSubdir + " on a share",
+		Long: `Take over the volumes of nfs-subdir-external-provisioner on a share: on that of a
+configuration file, or on that which its environment variables name, mounted at
+/persistentvolumes or where the flag -root, given after "--", says. Neither
+nfs-subdir-external-provisioner nor Berth may be at work on it meanwhile. With --dry-run
+nothing is changed, and they may.`,
+	}, app.AdoptOptions{Share: true}, out, func(flags []string) (config.Config, error) {
+		return config.FromNFSSubdir(flags, os.Getenv, out)
+	})
+}
+
+// adoptProgramCommand makes c the command that adopts volumes of a program, whose pool is
+// in a configuration file or is what its own flags and environment say.
+func adoptProgramCommand(c *cobra.Command, o app.AdoptOptions, out io.Writer, fromFlags func([]string) (config.Config, error)) *cobra.Command {
+	var file string
+	c.Args = cobra.ArbitraryArgs
+	c.RunE = func(cmd *cobra.Command, flags []string) error {
+		read := func() (config.Config, error) { return fromFlags(flags) }
+		if file != "" {
+			if len(flags) > 0 {
+				return fmt.Errorf("give either --config or, after \"--\", the flags of %s", cmd.Name())
 			}
-			if err != nil {
-				return err
-			}
-			return app.Adopt(cmd.Context(), c, o, out)
-		},
+			read = func() (config.Config, error) { return config.Load(file) }
+		}
+		settings, err := read()
+		if errors.Is(err, flag.ErrHelp) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return app.Adopt(cmd.Context(), settings, o, out)
 	}
 	c.Flags().StringVar(&file, "config", "", "the configuration `file`")
 	c.Flags().StringVar(&o.Pool, "pool", "", "`name` of the pool in it, if it has several")
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "only say what would be done")
 	return c
-}
-
-// configOrFlags reads the configuration from a file, or else from the flags of
-// nfs-provisioner.
-func configOrFlags(file string, flags []string, usage io.Writer) (config.Config, error) {
-	switch {
-	case file == "":
-		return config.FromNFSProvisioner(flags, usage)
-	case len(flags) > 0:
-		return config.Config{}, errors.New("give either --config or, after \"--\", the flags of nfs-provisioner")
-	default:
-		return config.Load(file)
-	}
 }

@@ -99,6 +99,13 @@ func TestRun(t *testing.T) {
 		{"berth adopt nfs-provisioner -- -help", "-root-squash", ""},
 		{"berth adopt nfs-provisioner -- -export-root=" + absent + " -master=http://127.0.0.1:1", "", absent},
 
+		{"berth adopt", "nfs-subdir-external-provisioner", ""},
+		{"berth adopt nfs-subdir-external-provisioner --config " + sample + " -- -root=/srv", "", "give either --config or"},
+		{"berth adopt nfs-subdir-external-provisioner --config " + sample, "", "no pool is of the kind"},
+		{"berth adopt nfs-client-provisioner --config " + invalid, "", `did you mean "pools"?`},
+		{"berth adopt nfs-subdir-external-provisioner -- -help", "NFS_SERVER", ""},
+		{"berth adopt nfs-subdir-external-provisioner", "", "PROVISIONER_NAME, NFS_SERVER, NFS_PATH are not set"},
+
 		{"berth volumes --root " + pool, "POOL  VOLUME", ""},
 		{"berth volumes --root " + pool + " -o json", `"pools": [`, ""},
 		{"berth volumes --root " + absent, "", "no such file"},

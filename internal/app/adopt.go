@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"strings"
 	"time"
@@ -85,7 +84,7 @@ func (a *app) adoptInto(ctx context.Context, p *pool) (dir.Adoption, error) {
 	for {
 		report, account, err := a.adoption(ctx, p.config, p.backend, before)
 		if err == nil {
-			logReport(log, before, report)
+			logReport(log, adopt.NFSProvisioner, before.Problems, report)
 			return account, nil
 		}
 		if _, away := errors.AsType[*clusterError](err); !away || ctx.Err() != nil {
@@ -105,14 +104,17 @@ type clusterError struct{ error }
 
 func (e *clusterError) Unwrap() error { return e.error }
 
-// adoption adopts once, and notes that it is done. before is nil for a pool on a share,
+// candidates are what is to be looked at to adopt volumes into a pool.
+type candidates struct {
+	from    adopt.From
+	pvs     []adopt.PV
+	options adopt.Options
+}
+
+// adopt adopts them once, and notes that it is done. before is nil for a pool on a share,
 // where there is nothing of the program before but the volumes.
-func (a *app) adoption(ctx context.Context, c config.Pool, b *dir.Backend, before *adopt.State) (adopt.Report, dir.Adoption, error) {
-	from, pvs, o, err := a.adoptable(ctx, c, before)
-	if err != nil {
-		return adopt.Report{}, dir.Adoption{}, err
-	}
-	report, err := adopt.Run(ctx, b, from, pvs, o)
+func (k candidates) adopt(ctx context.Context, b *dir.Backend, before *adopt.State) (adopt.Report, dir.Adoption, error) {
+	report, err := adopt.Run(ctx, b, k.from, k.pvs, k.options)
 	if err != nil {
 		return report, dir.Adoption{}, err
 	}
@@ -121,7 +123,7 @@ func (a *app) adoption(ctx context.Context, c config.Pool, b *dir.Backend, befor
 		return report, account, err
 	}
 	account = dir.Adoption{
-		From: from.Program(), Finished: time.Now().UTC().Truncate(time.Second),
+		From: k.from.Program(), Finished: time.Now().UTC().Truncate(time.Second),
 		Adopted: len(report.Adopt) + len(report.Already), Left: len(report.Left), LastID: max(account.LastID, report.LastID),
 	}
 	if before != nil {
@@ -132,31 +134,41 @@ func (a *app) adoption(ctx context.Context, c config.Pool, b *dir.Backend, befor
 	return report, account, b.SetAdoption(account)
 }
 
+func (a *app) adoption(ctx context.Context, c config.Pool, b *dir.Backend, before *adopt.State) (adopt.Report, dir.Adoption, error) {
+	k, err := a.adoptable(ctx, c, before)
+	if err != nil {
+		return adopt.Report{}, dir.Adoption{}, err
+	}
+	return k.adopt(ctx, b, before)
+}
+
 // adoptable asks the cluster for PersistentVolumes of c's provisioner, and other pools
 // for their export ids.
-func (a *app) adoptable(ctx context.Context, c config.Pool, before *adopt.State) (adopt.From, []adopt.PV, adopt.Options, error) {
-	o := adopt.Options{ExportPath: c.ExportPath, Taken: map[export.ID]string{}}
-	pvs, others, err := a.client.Adoptable(ctx, c.Provisioner)
-	if err != nil {
-		return nil, nil, o, &clusterError{err}
+func (a *app) adoptable(ctx context.Context, c config.Pool, before *adopt.State) (k candidates, err error) {
+	k.options = adopt.Options{ExportPath: c.ExportPath, Taken: map[export.ID]string{}}
+	var others []adopt.PV
+	if k.pvs, others, err = a.client.Adoptable(ctx, c.Provisioner); err != nil {
+		return k, &clusterError{err}
 	}
-	if o.Cluster, err = a.client.ClusterID(ctx); err != nil {
-		return nil, nil, o, &clusterError{err}
+	if k.options.Cluster, err = a.client.ClusterID(ctx); err != nil {
+		return k, &clusterError{err}
 	}
 	if c.Subdir != nil {
-		if err := a.client.AddPolicies(ctx, c.Provisioner, pvs); err != nil {
-			return nil, nil, o, &clusterError{err}
+		if err := a.client.AddPolicies(ctx, c.Provisioner, k.pvs); err != nil {
+			return k, &clusterError{err}
 		}
-		return adopt.Share{Server: c.Subdir.Server, Others: others}, pvs, o, nil
+		k.from = adopt.Share{Server: c.Subdir.Server, Others: others}
+		return k, nil
 	}
+	k.from = before
 	for _, p := range a.config.Pools {
 		if p.Name != c.Name {
-			if err := takenIDs(ctx, p, o.Taken); err != nil {
-				return nil, nil, o, fmt.Errorf("pool %s: %w", p.Name, err)
+			if err := takenIDs(ctx, p, k.options.Taken); err != nil {
+				return k, fmt.Errorf("pool %s: %w", p.Name, err)
 			}
 		}
 	}
-	return before, pvs, o, nil
+	return k, nil
 }
 
 // takenIDs adds the export ids of a pool's volumes to taken. Those on a share have none.
@@ -179,9 +191,9 @@ func takenIDs(ctx context.Context, p config.Pool, taken map[export.ID]string) er
 }
 
 // logReport tells what came of an adoption.
-func logReport(log *slog.Logger, before *adopt.State, r adopt.Report) {
-	for _, problem := range before.Problems {
-		log.Warn("a file of nfs-provisioner is not as it wrote it; what could be read of it counts", "err", problem)
+func logReport(log *slog.Logger, program string, problems []error, r adopt.Report) {
+	for _, problem := range problems {
+		log.Warn("a file of "+program+" is not as it wrote it; what could be read of it counts", "err", problem)
 	}
 	others := 0
 	for _, f := range r.Left {
@@ -189,110 +201,15 @@ func logReport(log *slog.Logger, before *adopt.State, r adopt.Report) {
 			others++
 			continue
 		}
-		log.Warn("a PersistentVolume is left alone: its volume is neither exported nor deleted", "persistentVolume", f.PV, "err", f.Err, "do", f.Do)
+		log.Warn("a PersistentVolume is left alone: its volume is not Berth's, and is not deleted", "persistentVolume", f.PV, "err", f.Err, "do", f.Do)
+	}
+	for _, f := range r.Kept {
+		log.Warn("nobody knows what is to become of the data of a volume", "persistentVolume", f.PV, "err", f.Err, "do", f.Do)
 	}
 	if n := len(r.Unclaimed); n > 0 {
 		log.Warn("directories that no PersistentVolume names are left alone", "directories", n, "first", strings.Join(r.Unclaimed[:min(n, 10)], " "))
 	}
-	log.Info("adopted volumes of nfs-provisioner", "volumes", len(r.Adopt), "before", len(r.Already), "leftAlone", len(r.Left)-others, "ofOtherServers", others)
-}
-
-// AdoptOptions say what Adopt does.
-type AdoptOptions struct {
-	Pool   string // its name; "" if there is one only
-	DryRun bool   // only say what would be done
-}
-
-// Adopt takes over the volumes that nfs-provisioner made in the root of one of c's
-// pools, which no Berth may be serving, and prints what came of it. It is an error if
-// any PersistentVolume of that server is left alone.
-func Adopt(ctx context.Context, c config.Config, o AdoptOptions, out io.Writer) error {
-	p, err := choosePool(c, o.Pool)
-	if err != nil {
-		return err
-	}
-	a := &app{config: c, log: slog.New(slog.DiscardHandler)}
-	if a.client, err = newClient(c.Kubernetes); err != nil {
-		return err
-	}
-	before, err := predecessor(p)
-	if err != nil {
-		return err
-	}
-	report, err := a.adoptOnce(ctx, p, before, o.DryRun)
-	printReport(out, before, report, o.DryRun)
-	if err != nil {
-		return err
-	}
-	left := 0
-	for _, f := range report.Left {
-		if !f.Other() {
-			left++
-		}
-	}
-	if left > 0 {
-		return fmt.Errorf("%d PersistentVolumes are left alone; see above", left)
-	}
-	return nil
-}
-
-func (a *app) adoptOnce(ctx context.Context, p config.Pool, before *adopt.State, dryRun bool) (adopt.Report, error) {
-	if dryRun {
-		view, err := dir.OpenView(p.Dir.Root, "")
-		if err != nil {
-			return adopt.Report{}, err
-		}
-		defer view.Close()
-		from, pvs, options, err := a.adoptable(ctx, p, before)
-		if err != nil {
-			return adopt.Report{}, err
-		}
-		return adopt.Plan(ctx, view, from, pvs, options)
-	}
-	b, err := dir.Open(ctx, p.Dir.Root, dir.Options{})
-	if err != nil {
-		return adopt.Report{}, err
-	}
-	report, _, err := a.adoption(ctx, p, b, before)
-	return report, errors.Join(err, b.Close())
-}
-
-func choosePool(c config.Config, name string) (config.Pool, error) {
-	var names []string
-	for _, p := range c.Pools {
-		if p.Name == name || name == "" && len(c.Pools) == 1 {
-			return p, nil
-		}
-		names = append(names, p.Name)
-	}
-	if name == "" {
-		return config.Pool{}, fmt.Errorf("say which pool: %s", strings.Join(names, ", "))
-	}
-	return config.Pool{}, fmt.Errorf("there is no pool %q; there are %s", name, strings.Join(names, ", "))
-}
-
-func printReport(out io.Writer, before *adopt.State, r adopt.Report, dryRun bool) {
-	adopted := "adopted"
-	if dryRun {
-		adopted = "to be adopted"
-	}
-	for _, problem := range before.Problems {
-		fmt.Fprintf(out, "warning: %v\n", problem)
-	}
-	for _, v := range r.Adopt {
-		fmt.Fprintf(out, "%s: %s: claim %s, %d bytes, export %d\n", v.Name, adopted, v.Claim, v.Size, v.Export.ID)
-	}
-	for _, n := range r.Already {
-		fmt.Fprintf(out, "%s: adopted before\n", n)
-	}
-	for _, f := range r.Left {
-		fmt.Fprintf(out, "%s: left alone: %v\n    %s\n", f.PV, f.Err, f.Do)
-	}
-	for _, name := range r.Unclaimed {
-		fmt.Fprintf(out, "directory %s: left alone: no PersistentVolume names it\n", name)
-	}
-	fmt.Fprintf(out, "%d %s, %d before, %d left alone, %d directories without a PersistentVolume\n",
-		len(r.Adopt), adopted, len(r.Already), len(r.Left), len(r.Unclaimed))
+	log.Info("adopted volumes of "+program, "volumes", len(r.Adopt), "before", len(r.Already), "leftAlone", len(r.Left)-others, "ofOtherServers", others)
 }
 
 func newClient(k config.Kubernetes) (kube.Client, error) {

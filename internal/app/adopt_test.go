@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -29,9 +30,12 @@ type before struct {
 	t    *testing.T
 	root string
 	pvs  []any
-	away int // how many requests are not answered
-	seen []string
-	url  string
+	// Those of nfs-subdir-external-provisioner.
+	classes []any
+	away    int // how many requests are not answered
+	mu      sync.Mutex
+	seen    []string
+	url     string
 }
 
 func newBefore(t *testing.T) *before {
@@ -79,6 +83,8 @@ func (b *before) add(id int, edit func(annotations map[string]string)) {
 
 // ServeHTTP is the API server.
 func (b *before) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.seen = append(b.seen, r.URL.Path)
 	if len(b.seen) <= b.away {
 		w.WriteHeader(http.StatusServiceUnavailable)
@@ -89,8 +95,13 @@ func (b *before) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
 	case "/api/v1/persistentvolumes":
 		answer = map[string]any{"kind": "PersistentVolumeList", "apiVersion": "v1", "items": b.pvs}
+	case "/apis/storage.k8s.io/v1/storageclasses":
+		answer = map[string]any{"kind": "StorageClassList", "apiVersion": "storage.k8s.io/v1", "items": b.classes}
 	case "/api/v1/namespaces/kube-system":
 		answer = map[string]any{"kind": "Namespace", "apiVersion": "v1", "metadata": map[string]string{"name": "kube-system", "uid": "cluster-1"}}
+	default:
+		w.WriteHeader(http.StatusNotFound)
+		return
 	}
 	if err := json.NewEncoder(w).Encode(answer); err != nil {
 		b.t.Error(err)

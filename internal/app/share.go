@@ -25,19 +25,23 @@ type sharePool struct {
 
 // serveShare keeps the share of p open until ctx ends, and serves its volumes.
 func (a *app) serveShare(ctx context.Context, p *sharePool) {
-	s := p.config.Subdir
-	o := subdir.Options{
-		Server: s.Server, Path: s.Path, Root: shareRoot(p.config), Mount: s.Root == "", MountOptions: s.MountOptions,
-		Log:     a.log.With("component", "share", "pool", p.config.Name),
-		Changed: func(why error) { a.shareChanged(p, why) },
-	}
-	o.Dir.ArchiveBeside = p.config.Archives.Beside
+	o := a.shareOptions(p.config)
+	o.Changed = func(why error) { a.shareChanged(p, why) }
 	if a.config.Standby {
 		o.Dir.Wait = func(h dir.Holder) {
 			a.shareChanged(p, fmt.Errorf("standing by: %s has the pool open", h))
 		}
 	}
 	subdir.NewShare(o).Run(ctx, func(ctx context.Context, b *subdir.Backend) { a.serveOpenShare(ctx, p, b) })
+}
+
+func (a *app) shareOptions(c config.Pool) subdir.Options {
+	s := c.Subdir
+	return subdir.Options{
+		Server: s.Server, Path: s.Path, Root: shareRoot(c), Mount: s.Root == "", MountOptions: s.MountOptions,
+		Dir: dir.Options{ArchiveBeside: c.Archives.Beside},
+		Log: a.log.With("component", "share", "pool", c.Name),
+	}
 }
 
 // shareRoot is where the share of a pool is mounted, or Berth mounts it.
@@ -65,6 +69,9 @@ func (a *app) serveOpenShare(ctx context.Context, p *sharePool, b *subdir.Backen
 	if b.New() {
 		a.log.Warn("made a new, empty pool on the share; if there should be volumes of this cluster in it, it is another share or another cluster",
 			"pool", p.config.Name, "identity", b.Identity())
+	}
+	if !a.adoptShare(ctx, p, b) {
+		return
 	}
 	m := a.recoverShare(ctx, p, b)
 	if m == nil {

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/berth-storage/berth/test/image"
 )
 
 func TestImage(t *testing.T) {
@@ -41,6 +43,37 @@ func TestImage(t *testing.T) {
 	if info, err := os.Stat(i.Archive); err != nil || info.Size() < 10<<20 {
 		t.Errorf("the archive: %v, %v", info, err)
 	}
+	checkSize(t, i, 200)
+}
+
+// The image for shares has the program and nothing else.
+func TestImageForShares(t *testing.T) {
+	i := shared.subdir
+	if !slices.Equal(i.Config.Entrypoint, []string{"/usr/bin/berth", "nfs-subdir-external-provisioner"}) {
+		t.Errorf("entry point %q", i.Config.Entrypoint)
+	}
+	entries, err := os.ReadDir(i.Rootfs)
+	if err != nil || len(entries) != 1 || entries[0].Name() != "usr" {
+		t.Errorf("there are %v in its root, %v", entries, err)
+	}
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{append(slices.Clone(i.Config.Entrypoint), "-help"), "NFS_SERVER"},
+		{[]string{"/usr/bin/berth", "version"}, i.Config.Labels["org.opencontainers.image.version"]},
+	} {
+		output, err := exec.CommandContext(t.Context(), "chroot", append([]string{i.Rootfs}, c.args...)...).CombinedOutput()
+		if !strings.Contains(string(output), c.want) || c.want == "" {
+			t.Errorf("%q prints %q, %v; want %q", c.args, output, err, c.want)
+		}
+	}
+	checkSize(t, i, 80)
+}
+
+// checkSize says how many MB of files an image has, which may be so many at the most.
+func checkSize(t *testing.T, i image.Image, most int64) {
+	t.Helper()
 	size := int64(0)
 	err := filepath.WalkDir(i.Rootfs, func(_ string, d os.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
@@ -54,7 +87,7 @@ func TestImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("the image has %d MB of files", size>>20)
-	if size > 200<<20 {
+	if size > most<<20 {
 		t.Errorf("the image has %d MB of files: something came in that is not needed", size>>20)
 	}
 }

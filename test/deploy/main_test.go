@@ -27,12 +27,13 @@ import (
 // shared is what the tests have in common.
 var shared struct {
 	repository string
-	image      image.Image
+	image      image.Image // the one with NFS-Ganesha
+	subdir     image.Image // the one for shares
 	cluster    *cluster.Cluster
 	client     kubernetes.Interface
 }
 
-// imageVariable names, for the tests in their own network, the file that describes the image.
+// imageVariable names, for the tests in their own network, the file that describes the images.
 const imageVariable = "BERTH_TEST_IMAGE"
 
 func TestMain(m *testing.M) {
@@ -48,7 +49,7 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// outside builds the image, which needs the machine's network, and then runs this program
+// outside builds the images, which needs the machine's network, and then runs this program
 // again in a network of its own: the cluster and its pods meet nothing else there, and
 // nothing that is sent to an address of theirs leaves the machine.
 func outside() (status int, err error) {
@@ -57,7 +58,7 @@ func outside() (status int, err error) {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, leftMounts(folder), os.RemoveAll(folder)) }()
-	built, err := image.Build(context.Background(), filepath.Join(folder, "image"), os.Stderr)
+	built, err := image.Build(context.Background(), filepath.Join(folder, "image"), os.Stderr, image.Berth, image.NFSSubdir)
 	if err != nil {
 		return 1, err
 	}
@@ -89,9 +90,11 @@ func inside(m *testing.M) (status int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	if err := json.Unmarshal(text, &shared.image); err != nil {
+	var images map[string]image.Image
+	if err := json.Unmarshal(text, &images); err != nil {
 		return 1, err
 	}
+	shared.image, shared.subdir = images[image.Berth], images[image.NFSSubdir]
 	if shared.repository, err = harness.Repository(); err != nil {
 		return 1, err
 	}

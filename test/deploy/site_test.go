@@ -20,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-storage/berth/test/harness"
+	"github.com/berth-storage/berth/test/image"
 	"github.com/berth-storage/berth/test/nfs4"
 	"github.com/berth-storage/berth/test/pod"
 )
@@ -66,12 +67,18 @@ var nodes atomic.Int32
 // node adds one to the cluster; its pods end with the test.
 func (s *site) node() *node {
 	s.t.Helper()
+	return s.nodeWith(shared.image, nil)
+}
+
+// nodeWith is node with another image, and shares by server:path, for which folders stand.
+func (s *site) nodeWith(i image.Image, shares map[string]string) *node {
+	s.t.Helper()
 	n := &node{name: fmt.Sprintf("node-%d", nodes.Add(1)), host: s.t.TempDir()}
 	var err error
 	n.Node, err = pod.Start(s.t.Context(), pod.Options{
 		Client: shared.client, APIServer: shared.cluster.Server(), Name: n.name,
-		Rootfs: shared.image.Rootfs, Entrypoint: shared.image.Config.Entrypoint, Env: shared.image.Config.Env,
-		Folder: s.t.TempDir(), Host: n.host,
+		Rootfs: i.Rootfs, Entrypoint: i.Config.Entrypoint, Env: i.Config.Env,
+		Folder: s.t.TempDir(), Host: n.host, Shares: shares,
 	})
 	s.must(err)
 	s.t.Cleanup(func() {
@@ -204,7 +211,14 @@ func (s *site) ready(n *node) *pod.Pod {
 // claim makes a claim and gives its PersistentVolume when it is Bound.
 func (s *site) claim(name string) *v1.PersistentVolume {
 	s.t.Helper()
-	_, err := shared.client.CoreV1().PersistentVolumeClaims("default").Create(s.t.Context(), harness.NewClaim("default", name, "berth"), metav1.CreateOptions{})
+	return s.claimOf(harness.NewClaim("default", name, "berth"))
+}
+
+// claimOf is claim for any claim in the namespace default.
+func (s *site) claimOf(claim *v1.PersistentVolumeClaim) *v1.PersistentVolume {
+	s.t.Helper()
+	name := claim.Name
+	_, err := shared.client.CoreV1().PersistentVolumeClaims("default").Create(s.t.Context(), claim, metav1.CreateOptions{})
 	s.must(err)
 	s.t.Cleanup(func() { // for a test that fails before it does that itself
 		err := shared.client.CoreV1().PersistentVolumeClaims("default").Delete(context.Background(), name, metav1.DeleteOptions{})

@@ -4,9 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // Predecessor is an export folder as nfs-provisioner leaves it, and the NFS server that
@@ -107,4 +111,30 @@ func (p *Predecessor) Serve(folder string, port int) (*Process, error) {
 	}
 	return Start(filepath.Join(folder, "predecessor.out"), "ganesha.nfsd", "-F", "-f", config,
 		"-L", filepath.Join(folder, "predecessor.log"), "-p", filepath.Join(folder, "predecessor.pid"))
+}
+
+// Share is an NFS server's share on which nfs-subdir-external-provisioner works.
+type Share struct{ Provisioner, Server, Path string }
+
+// SubdirVolume makes the directory of a claim's volume, at a path below root, where share
+// is mounted, and gives the PersistentVolume as nfs-subdir-external-provisioner writes it.
+func SubdirVolume(claim *v1.PersistentVolumeClaim, share Share, root, at string) (*v1.PersistentVolume, error) {
+	dir := filepath.Join(root, at)
+	if err := errors.Join(os.MkdirAll(dir, 0o777), os.Chmod(dir, 0o777)); err != nil {
+		return nil, err
+	}
+	return &v1.PersistentVolume{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: "pvc-" + string(claim.UID), Annotations: map[string]string{"pv.kubernetes.io/provisioned-by": share.Provisioner},
+		},
+		Spec: v1.PersistentVolumeSpec{
+			StorageClassName: *claim.Spec.StorageClassName, AccessModes: claim.Spec.AccessModes,
+			Capacity:                      v1.ResourceList{v1.ResourceStorage: claim.Spec.Resources.Requests[v1.ResourceStorage]},
+			PersistentVolumeReclaimPolicy: v1.PersistentVolumeReclaimDelete,
+			ClaimRef: &v1.ObjectReference{
+				Kind: "PersistentVolumeClaim", APIVersion: "v1", Namespace: claim.Namespace, Name: claim.Name, UID: claim.UID,
+			},
+			PersistentVolumeSource: v1.PersistentVolumeSource{NFS: &v1.NFSVolumeSource{Server: share.Server, Path: path.Join(share.Path, at)}},
+		},
+	}, nil
 }

@@ -1,4 +1,4 @@
-// Package image builds Berth's container image for tests, as "make image" does, on a
+// Package image builds Berth's container images for tests, as "make image" does, on a
 // Debian that debootstrap made: no registry is needed.
 package image
 
@@ -20,6 +20,12 @@ import (
 // suite is the Debian that the Containerfile names.
 const suite = "bookworm"
 
+// Targets of the Containerfile.
+const (
+	Berth     = "berth"
+	NFSSubdir = "nfs-subdir"
+)
+
 // Image is a built image.
 type Image struct {
 	Archive string // a file in the format of OCI archives, for containerd and others to load
@@ -40,38 +46,47 @@ type builder struct {
 	log    io.Writer
 }
 
-// Build builds the image of the sources as they are and unpacks it into folder, which
-// then takes about 1 GB. It takes half a minute, and as much again the first time,
-// when the Debian is made that it is built on.
-func Build(ctx context.Context, folder string, log io.Writer) (Image, error) {
+// Build builds images of the sources as they are, of these targets, and unpacks them into
+// folder, which then takes about 1 GB. It takes half a minute, and as much again the first
+// time, when the Debian is made that they are built on.
+func Build(ctx context.Context, folder string, log io.Writer, targets ...string) (map[string]Image, error) {
 	began := time.Now()
 	base, err := debian(ctx, log)
 	if err != nil {
-		return Image{}, err
+		return nil, err
 	}
+	b := builder{folder: folder, log: log}
+	if err := b.load(ctx, base, "berth-test-base"); err != nil {
+		return nil, err
+	}
+	built := map[string]Image{}
+	for _, target := range targets {
+		fmt.Fprintln(log, "building the image", target)
+		if built[target], err = b.build(ctx, target); err != nil {
+			return nil, err
+		}
+	}
+	fmt.Fprintf(log, "the images are built after %.0f s\n", time.Since(began).Seconds())
+	return built, nil
+}
+
+// build builds one of them.
+func (b builder) build(ctx context.Context, target string) (Image, error) {
 	root, err := harness.Repository()
 	if err != nil {
 		return Image{}, err
 	}
-	fmt.Fprintln(log, "building the image")
-	b := builder{folder: folder, log: log}
-	if err := b.load(ctx, base, "berth-test-base"); err != nil {
-		return Image{}, err
-	}
 	// Neither a container nor a network is to be had for its steps everywhere that tests
 	// run; chroot does without.
-	build := exec.CommandContext(ctx, "make", "image", "IMAGE=berth-test", "BASE=localhost/berth-test-base",
+	name := "berth-test-" + target
+	build := exec.CommandContext(ctx, "make", "image", "IMAGE="+name, "TARGET="+target, "BASE=localhost/berth-test-base",
 		"BUILDER=buildah "+strings.Join(b.storage(), " "), "BUILDFLAGS=--isolation chroot --format oci")
 	build.Dir = root
 	if output, err := build.CombinedOutput(); err != nil {
 		return Image{}, fmt.Errorf("make image: %w\n%s", err, output)
 	}
-	i := Image{Archive: filepath.Join(folder, "berth.oci.tar"), Rootfs: filepath.Join(folder, "rootfs")}
-	if err := b.export(ctx, "localhost/berth-test", &i); err != nil {
-		return Image{}, err
-	}
-	fmt.Fprintf(log, "the image is built after %.0f s\n", time.Since(began).Seconds())
-	return i, nil
+	i := Image{Archive: filepath.Join(b.folder, target+".oci.tar"), Rootfs: filepath.Join(b.folder, target)}
+	return i, b.export(ctx, "localhost/"+name, &i)
 }
 
 // debian gives a tar archive of a minimal Debian, which is made once.

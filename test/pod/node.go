@@ -34,6 +34,8 @@ type Options struct {
 	Env        []string
 	Folder     string // for what the node makes
 	Host       string // folder that stands for the root of the node's file system in hostPaths
+	// Shares are folders that stand for what NFS volumes mount, by server:path.
+	Shares map[string]string
 }
 
 // Node runs the pods that are bound to it.

@@ -48,6 +48,12 @@ func (n *Node) volume(ctx context.Context, p *v1.Pod, v v1.Volume, own string) (
 			err = fmt.Errorf("%s is no directory", path)
 		}
 		return path, err
+	case s.NFS != nil:
+		share := s.NFS.Server + ":" + s.NFS.Path
+		if n.o.Shares[share] == "" {
+			return "", fmt.Errorf("there is no share %s", share)
+		}
+		return n.o.Shares[share], nil
 	case s.PersistentVolumeClaim != nil:
 		return n.claimed(ctx, p.Namespace, s.PersistentVolumeClaim.ClaimName)
 	case s.Projected != nil:

@@ -140,7 +140,8 @@ func (b *Backend) Folders(ctx context.Context) ([]string, error) {
 // Adopt writes a record of v, a volume that another program made: ready, with the owner
 // and mode that its directory has. The directory and what is in it stay as they are. If
 // v has a QuotaID that the directory bears and that has a limit, that limits v.
-// ErrExists if v's name or export id has a record, and the errors of Look.
+// ErrExists if v's name or export id has a record, ErrForeign if another cluster has a
+// volume in, at or around its path, and the errors of Look.
 func (b *Backend) Adopt(ctx context.Context, v volume.Volume) (volume.Volume, error) {
 	switch _, err := b.Get(ctx, v.Name); {
 	case err == nil:
@@ -167,7 +168,17 @@ func (b *Backend) Adopt(ctx context.Context, v volume.Volume) (volume.Volume, er
 			return volume.Volume{}, fmt.Errorf("volume %s: %w", v.Name, err)
 		}
 	}
-	return b.save(v)
+	if err := b.others.check(ctx, b, v, v.Path); err != nil {
+		return volume.Volume{}, err
+	}
+	if v, err = b.save(v); err != nil {
+		return volume.Volume{}, err
+	}
+	// Again, now that they see ours: of two that begin at once one gives up.
+	if err := b.others.check(ctx, b, v, v.Path); err != nil {
+		return volume.Volume{}, errors.Join(err, b.records.remove(v.Name, recordSuffix))
+	}
+	return v, nil
 }
 
 // Adoption is the account of a finished adoption. As long as there is none, the volumes
