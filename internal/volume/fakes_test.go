@@ -145,6 +145,27 @@ func (b *backend) Purge(ctx context.Context, n volume.Name) error {
 	return b.Backend.Purge(ctx, n)
 }
 
+func (b *backend) Archive(ctx context.Context, n volume.Name, take func(volume.RelPath) error) (volume.Volume, error) {
+	if err := b.j.call(ctx, "Archive", n); err != nil {
+		return volume.Volume{}, err
+	}
+	return b.Backend.Archive(ctx, n, take)
+}
+
+func (b *backend) Release(ctx context.Context, n volume.Name) error {
+	if err := b.j.call(ctx, "Release", n); err != nil {
+		return err
+	}
+	return b.Backend.Release(ctx, n)
+}
+
+func (b *backend) Measure(ctx context.Context, v volume.Volume) (int64, error) {
+	if err := b.j.call(ctx, "Measure", v.Name); err != nil {
+		return 0, err
+	}
+	return b.Backend.Measure(ctx, v)
+}
+
 // server is an NFS server that exports nothing.
 type server struct {
 	j    *journal
@@ -202,6 +223,9 @@ type fixture struct {
 	ids     *export.IDs
 	logged  *logBuffer
 	idFile  string
+	// noIDs: the server has no exports of its own, as one of a share.
+	noIDs    bool
+	archives volume.ArchivePolicy
 }
 
 type logBuffer struct {
@@ -256,13 +280,16 @@ func (f *fixture) open(t *testing.T) {
 	if f.ids, err = export.OpenIDs(f.idFile); err != nil {
 		t.Fatal(err)
 	}
+	if f.noIDs {
+		f.ids = nil
+	}
 	f.Manager = volume.NewManager(f.pool())
 }
 
 func (f *fixture) pool() volume.Pool {
 	return volume.Pool{
 		Name: poolName, Backend: f.backend, Server: f.server, IDs: f.ids, ExportPath: "/exports",
-		Log: slog.New(slog.NewTextHandler(f.logged, nil)),
+		Log: slog.New(slog.NewTextHandler(f.logged, nil)), Archives: f.archives,
 	}
 }
 

@@ -6,21 +6,29 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-storage/berth/internal/btrfs"
 )
 
-// maxDepth is how many directories removeTree holds open. A tenant may nest them
-// as deep as the disk allows, so what lies deeper is moved up first.
-const maxDepth = 64
+const (
+	// maxDepth is how many directories a worker of removeTree holds open. A tenant may
+	// nest them as deep as the disk allows, so what lies deeper is moved up first.
+	maxDepth = 32
+	// removeWorkers work on a tree at the same time, each on a directory of its own: in
+	// one directory the kernel removes one entry after the other. On a share each of
+	// them waits for the server most of the time.
+	removeWorkers = 8
+)
 
 // removeTree removes name below parent, and all that is in it, without following
 // a symbolic link. It stops when ctx ends; the next call goes on. If emptied is not nil
 // it is called with the directory when that is all that is left.
 func removeTree(ctx context.Context, parent *os.File, name string, emptied func(top *os.File) error) error {
-	r := remover{ctx: ctx, emptied: emptied}
+	r := remover{ctx: ctx, busy: make(chan struct{}, removeWorkers-1), emptied: emptied}
 	err := r.remove(parent, name, 0)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
@@ -30,21 +38,45 @@ func removeTree(ctx context.Context, parent *os.File, name string, emptied func(
 
 type remover struct {
 	ctx     context.Context
+	busy    chan struct{} // a token for each worker at work beside the caller
 	emptied func(top *os.File) error
-	top     *os.File // the tree's own directory, once it is open
-	moved   int      // directories that were moved up into top
+	top     *os.File              // the tree's own directory, once it is open
+	moved   atomic.Int64          // directories that were moved up into top
+	failed  atomic.Pointer[error] // of the first worker that failed; the others stop
+}
+
+// stopped says why nothing more is to be removed.
+func (r *remover) stopped() error {
+	if err := r.failed.Load(); err != nil {
+		return *err
+	}
+	return r.ctx.Err()
 }
 
 // remove removes one entry of parent, at depth directories below the tree's parent.
 func (r *remover) remove(parent *os.File, name string, depth int) error {
-	if err := r.ctx.Err(); err != nil {
+	isDir, err := r.unlink(parent, name)
+	if !isDir {
 		return err
 	}
-	// Linux answers EISDIR for a directory; see unlink(2).
-	err := unix.Unlinkat(int(parent.Fd()), name, 0)
-	if !errors.Is(err, unix.EISDIR) {
-		return pathError("unlink", name, err)
+	return r.removeDir(parent, name, depth)
+}
+
+// unlink removes name if that is not a directory.
+func (r *remover) unlink(parent *os.File, name string) (isDir bool, err error) {
+	if err := r.stopped(); err != nil {
+		return false, err
 	}
+	// Linux answers EISDIR for a directory; see unlink(2).
+	err = unix.Unlinkat(int(parent.Fd()), name, 0)
+	if errors.Is(err, unix.EISDIR) {
+		return true, nil
+	}
+	return false, pathError("unlink", name, err)
+}
+
+// removeDir removes a directory and all that is in it.
+func (r *remover) removeDir(parent *os.File, name string, depth int) error {
 	if depth > maxDepth {
 		return r.moveUp(parent, name)
 	}
@@ -85,35 +117,57 @@ func removeSubvolume(parent *os.File, name string, d *os.File) bool {
 	return err == nil && top && btrfs.DeleteSubvolume(parent, name) == nil
 }
 
-// empty removes the entries of d.
+// empty removes the entries of d. Directories among them are given to idle workers.
 func (r *remover) empty(d *os.File, depth int) error {
 	if _, err := d.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
+	var others sync.WaitGroup
+	defer others.Wait() // d is theirs until then
 	for {
 		names, err := d.Readdirnames(1024)
 		if errors.Is(err, io.EOF) {
-			return nil
+			others.Wait()
+			return r.stopped()
 		}
 		if err != nil {
 			return err
 		}
 		for _, name := range names {
-			if err := r.remove(d, name, depth+1); err != nil && !errors.Is(err, unix.ENOENT) {
+			isDir, err := r.unlink(d, name)
+			if isDir {
+				select {
+				case r.busy <- struct{}{}:
+					others.Go(func() {
+						defer func() { <-r.busy }()
+						if err := r.removeDir(d, name, depth+1); err != nil && !errors.Is(err, unix.ENOENT) {
+							r.failed.CompareAndSwap(nil, &err)
+						}
+					})
+					continue
+				default:
+					err = r.removeDir(d, name, depth+1)
+				}
+			}
+			if err != nil && !errors.Is(err, unix.ENOENT) {
+				r.failed.CompareAndSwap(nil, &err)
 				return err
 			}
 		}
 	}
 }
 
-// moveUp moves a directory into the tree's top, where it is met again.
+// moveUp moves a directory into the tree's top, where it is met again. An empty directory
+// may be replaced: all of them go.
 func (r *remover) moveUp(parent *os.File, name string) error {
 	for {
-		r.moved++
-		err := unix.Renameat2(int(parent.Fd()), name, int(r.top.Fd()), fmt.Sprintf("deep-%d", r.moved), unix.RENAME_NOREPLACE)
-		if !errors.Is(err, unix.EEXIST) { // a name that the tenant has used, or an earlier call
-			return pathError("rename", name, err)
+		to := fmt.Sprintf("deep-%d", r.moved.Add(1))
+		err := unix.Renameat(int(parent.Fd()), name, int(r.top.Fd()), to)
+		switch {
+		case errors.Is(err, unix.EEXIST), errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.ENOTDIR):
+			continue // a name that the tenant has used, or an earlier call
 		}
+		return pathError("rename", name, err)
 	}
 }
 

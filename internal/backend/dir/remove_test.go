@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -69,6 +70,40 @@ func TestPurgeOfADeepTreeHoldsFewFilesOpen(t *testing.T) {
 	}
 }
 
+// Several workers meet deep trees at once, with names in the way at the top.
+func TestPurgeOfManyDeepTrees(t *testing.T) {
+	p := open(t, t.TempDir())
+	v := discarded(t, p, "pvc-1")
+	for i := range 20 {
+		top := filepath.Join(v.Dir, fmt.Sprint(i))
+		if err := os.Mkdir(top, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		nest(t, top, 100)
+		// What is in the way: a file, an empty directory, and one that is not empty.
+		switch name := filepath.Join(v.Dir, fmt.Sprint("deep-", i+1)); i % 3 {
+		case 0:
+			if err := os.WriteFile(name, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		case 1:
+			if err := os.Mkdir(name, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		default:
+			if err := os.MkdirAll(filepath.Join(name, "x", "y"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := p.Purge(t.Context(), v.Name); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(v.Dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("still there: %v", err)
+	}
+}
+
 func TestPurgeOfAWideTree(t *testing.T) {
 	p := open(t, t.TempDir())
 	v := discarded(t, p, "pvc-1")
@@ -88,11 +123,11 @@ func TestPurgeOfAWideTree(t *testing.T) {
 // countdown is a context that ends after a number of questions.
 type countdown struct {
 	context.Context
-	left int
+	left atomic.Int64
 }
 
 func (c *countdown) Err() error {
-	if c.left--; c.left < 0 {
+	if c.left.Add(-1) < 0 {
 		return context.Canceled
 	}
 	return nil
@@ -106,7 +141,9 @@ func TestPurgeStopsWithItsContextAndGoesOn(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := p.Purge(&countdown{t.Context(), 50}, v.Name); !errors.Is(err, context.Canceled) {
+	ctx := &countdown{Context: t.Context()}
+	ctx.left.Store(50)
+	if err := p.Purge(ctx, v.Name); !errors.Is(err, context.Canceled) {
 		t.Fatalf("got error %v, want %v", err, context.Canceled)
 	}
 	left, err := os.ReadDir(v.Dir)

@@ -113,22 +113,27 @@ func (b *Backend) Archive(ctx context.Context, n volume.Name, take func(volume.R
 	}
 	return b.change(ctx, n, func(old volume.Volume) (volume.Volume, error) {
 		switch {
+		case old.State == volume.StateArchiving: // the record says where to
 		case old.State != volume.StateReady && old.State != volume.StateCreating:
 			return old, fmt.Errorf("%w: %s is %s", volume.ErrConflict, n, old.State)
 		case !b.trees[place(old)]:
 			return old, fmt.Errorf("%w: %s has no directory", volume.ErrNotFound, n)
-		}
-		beside, err := volume.ParseRelPath("archived-" + old.Path.String())
-		if err != nil || b.trees[beside.String()] || take(beside) != nil {
-			old.ArchivePath = ".archive/" + n.String() + "/" + old.Path.String()
-		} else {
-			old.ArchivePath = beside.String()
+		default:
+			old.ArchivePath, old.Ended = b.archivePlace(old, take), time.Now().UTC().Truncate(time.Second)
 		}
 		delete(b.trees, old.Path.String())
 		b.trees[old.ArchivePath] = true
-		old.State, old.Ended, old.Dir = volume.StateArchived, time.Now().UTC().Truncate(time.Second), path.Join(Root, old.ArchivePath)
+		old.State, old.Dir = volume.StateArchived, path.Join(Root, old.ArchivePath)
 		return old, nil
 	})
+}
+
+func (b *Backend) archivePlace(v volume.Volume, take func(volume.RelPath) error) string {
+	beside, err := volume.ParseRelPath("archived-" + v.Path.String())
+	if err != nil || b.trees[beside.String()] || take(beside) != nil {
+		return ".archive/" + v.Name.String() + "/" + v.Path.String()
+	}
+	return beside.String()
 }
 
 // Release implements volume.Archiver.
