@@ -63,6 +63,8 @@ func command(out, logs io.Writer) *cobra.Command {
 		nfsSubdirCommand(out, logs),
 		adoptCommand(out),
 		volumesCommand(out),
+		archivesCommand(out),
+		restoreCommand(out),
 		configCommand(out),
 		&cobra.Command{
 			Use:   "version",
@@ -132,31 +134,6 @@ func nfsSubdirCommand(out, logs io.Writer) *cobra.Command {
 			return app.Serve(cmd.Context(), c, logs)
 		},
 	}
-}
-
-func volumesCommand(out io.Writer) *cobra.Command {
-	var file, root, format string
-	c := &cobra.Command{
-		Use:   "volumes [--config berth.yaml | --root DIR]",
-		Short: "List the volumes of pools, and what else lies there; also while Berth runs",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if root != "" {
-				pools := []config.Pool{{Dir: &config.Dir{Root: root, Quota: config.QuotaAuto}}}
-				return app.Volumes(cmd.Context(), pools, format, out)
-			}
-			c, err := config.Load(file)
-			if err != nil {
-				return err
-			}
-			return app.Volumes(cmd.Context(), c.Pools, format, out)
-		},
-	}
-	c.Flags().StringVar(&file, "config", "berth.yaml", "the configuration `file` that names the pools")
-	c.Flags().StringVar(&root, "root", "", "the root `folder` of one pool, without a configuration")
-	c.Flags().StringVarP(&format, "output", "o", app.FormatTable, "`format`: table or json")
-	c.MarkFlagsMutuallyExclusive("config", "root")
-	return c
 }
 
 func configCommand(out io.Writer) *cobra.Command {

@@ -226,6 +226,7 @@ func (a *app) work(ctx context.Context, workers *sync.WaitGroup, fail func(error
 		for _, p := range a.pools {
 			a.metrics.PoolAvailable(p.config.Name, true)
 			workers.Go(func() { p.manager.Run(ctx) })
+			workers.Go(func() { a.serveControl(ctx, p.config.Name, p.backend.Identity(), p.manager) })
 			workers.Go(func() { a.measure(ctx, p.config.Name, p.manager) })
 			workers.Go(func() { a.measureVolumes(ctx, p.config.Name, p.manager) })
 		}

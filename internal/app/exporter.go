@@ -83,9 +83,6 @@ func (a *app) setupGanesha(pools []*pool) error {
 	if g.StateDir == "" {
 		g.StateDir = filepath.Join(first.config.Dir.Root, dir.Private, "ganesha")
 	}
-	if g.RunDir == "" {
-		g.RunDir = "/run/berth"
-	}
 	ids, err := export.OpenIDs(filepath.Join(g.StateDir, "export-ids"))
 	if err != nil {
 		return err
@@ -105,7 +102,7 @@ func (a *app) setupGanesha(pools []*pool) error {
 			Listen: g.Listen, Port: g.Port, NFSv3: g.NFSv3, GracePeriod: time.Duration(g.GracePeriod), DeviceFSIDs: deviceFSIDs,
 			// A folder of its own in it, because that one is emptied. The name is short,
 			// as a socket's path has to be.
-			StateDir: g.StateDir, RunDir: filepath.Join(g.RunDir, first.backend.Identity()[:8]),
+			StateDir: g.StateDir, RunDir: filepath.Join(runDir(a.config), first.backend.Identity()[:8]),
 			Log: log, Restarted: a.metrics.ServerRestarted,
 		})
 	}

@@ -87,6 +87,7 @@ func (a *app) serveOpenShare(ctx context.Context, p *sharePool, b *subdir.Backen
 	gone.Volumes = a.away(p.config.Name)
 	var workers sync.WaitGroup
 	workers.Go(func() { m.Run(ctx) })
+	workers.Go(func() { a.serveControl(ctx, p.config.Name, b.Identity(), m) })
 	workers.Go(func() { a.measure(ctx, p.config.Name, m) })
 	workers.Go(func() { a.measureVolumes(ctx, p.config.Name, m) })
 	p.front.set(open)

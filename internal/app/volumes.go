@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -54,15 +55,12 @@ const (
 // Volumes writes what is in pools, by their records and what lies in their roots. It
 // needs no lock, so it works while Berth serves them.
 func Volumes(ctx context.Context, pools []config.Pool, format string, out io.Writer) error {
-	if format != FormatTable && format != FormatJSON {
-		return fmt.Errorf("the format %q is neither %s nor %s", format, FormatTable, FormatJSON)
+	if err := checkFormat(format); err != nil {
+		return err
 	}
 	all := []PoolContents{}
 	for _, p := range pools {
-		if p.Dir == nil {
-			return fmt.Errorf("pool %s: pools on a share cannot be listed yet", p.Name)
-		}
-		i, err := dir.Inspect(ctx, p.Dir.Root, "", dir.Quota(p.Dir.Quota))
+		i, err := inspect(ctx, p)
 		if err != nil {
 			return err
 		}
@@ -76,8 +74,15 @@ func Volumes(ctx context.Context, pools []config.Pool, format string, out io.Wri
 	return table(all, time.Now(), out)
 }
 
+func checkFormat(format string) error {
+	if format != FormatTable && format != FormatJSON {
+		return fmt.Errorf("the format %q is neither %s nor %s", format, FormatTable, FormatJSON)
+	}
+	return nil
+}
+
 func contents(p config.Pool, i dir.Inspection) PoolContents {
-	c := PoolContents{Name: p.Name, Root: p.Dir.Root, Identity: i.Identity, Volumes: []ListedVolume{}, Problems: []string{}, Unknown: []string{}}
+	c := PoolContents{Name: p.Name, Root: root(p), Identity: i.Identity, Volumes: []ListedVolume{}, Problems: []string{}, Unknown: []string{}}
 	if i.Advisory != nil {
 		c.Advisory = i.Advisory.Error()
 	}
@@ -142,12 +147,9 @@ func section(out io.Writer, heading string, lines []string) {
 	}
 }
 
-func (p PoolContents) title() string {
-	if p.Name != "" {
-		return p.Name
-	}
-	return p.Root
-}
+func (p PoolContents) title() string { return cmp.Or(p.Name, p.Root) }
+
+func title(p config.Pool) string { return cmp.Or(p.Name, root(p)) }
 
 func (v ListedVolume) limitText() string {
 	if v.Limit == "" {

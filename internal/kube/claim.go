@@ -52,13 +52,13 @@ func specOf(claim *v1.PersistentVolumeClaim, class *storagev1.StorageClass, clus
 // sourceOf is what the claim's annotation says that its volume shall be restored from;
 // nil if it says nothing.
 func sourceOf(claim *v1.PersistentVolumeClaim) (*volume.Source, error) {
-	text, found := claim.Annotations[annRestoreFrom]
+	text, found := claim.Annotations[AnnotationRestoreFrom]
 	if !found {
 		return nil, nil
 	}
 	name, err := volume.ParseName(text)
 	if err != nil {
-		return nil, fmt.Errorf("the annotation %s: %w", annRestoreFrom, err)
+		return nil, fmt.Errorf("the annotation %s: %w", AnnotationRestoreFrom, err)
 	}
 	return &volume.Source{Archive: name}, nil
 }

@@ -409,7 +409,7 @@ func TestFrontEndLetsAClaimGrow(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	if got := volumes.count(&volumes.grown); got != 2 {
-		t.Errorf("the volume was asked to grow %d times, want twice", got)
+	if got := volumes.count(&volumes.grown); got < 2 {
+		t.Errorf("the volume was asked to grow %d times, want twice at least", got)
 	}
 }

@@ -13,8 +13,6 @@ const (
 	annInstance = "berth.storage/instance" // the identity of the pool that holds the volume
 	annVolume   = "berth.storage/volume"   // the volume's handle: pool/name
 	labelPool   = "berth.storage/pool"
-	// On a claim: the name of an archived or retained volume whose content it shall get.
-	annRestoreFrom = "berth.storage/restore-from"
 	// The label and value that Kubernetes recommends for what a tool made:
 	// https://kubernetes.io/docs/concepts/overview/working-with-objects/common-labels/
 	labelManagedBy = "app.kubernetes.io/managed-by"
@@ -22,6 +20,10 @@ const (
 	// Kubelet adds this group to the processes of pods that use the volume.
 	annGID = "pv.beta.kubernetes.io/gid"
 )
+
+// AnnotationRestoreFrom is for claims: the name of an archived or retained volume whose
+// content the claim shall get.
+const AnnotationRestoreFrom = "berth.storage/restore-from"
 
 // handle names a volume in all of a Berth's pools.
 type handle struct {

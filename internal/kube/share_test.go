@@ -173,14 +173,14 @@ func TestPathsThatAreRefusedForAClaim(t *testing.T) {
 func TestRestoringAnArchive(t *testing.T) {
 	p := parameters{pool: newSharePool(t, "")}
 	claim := newClaim()
-	claim.Annotations = map[string]string{annRestoreFrom: "pvc-old"}
+	claim.Annotations = map[string]string{AnnotationRestoreFrom: "pvc-old"}
 	spec, err := specOf(claim, newClass(), clusterUID, p)
 	if err != nil || spec.From == nil || spec.From.Archive != parseName(t, "pvc-old") {
 		t.Errorf("got %+v, %v", spec.From, err)
 	}
 	for _, name := range []string{"", "../x", "nas/pvc-old"} {
-		claim.Annotations[annRestoreFrom] = name
-		if _, err := specOf(claim, newClass(), clusterUID, p); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), annRestoreFrom) {
+		claim.Annotations[AnnotationRestoreFrom] = name
+		if _, err := specOf(claim, newClass(), clusterUID, p); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), AnnotationRestoreFrom) {
 			t.Errorf("%q: got error %v", name, err)
 		}
 	}
