@@ -62,6 +62,7 @@ type Backend struct {
 	others  others
 
 	parentsMu sync.RWMutex // held for writing while folders of volumes are removed
+	makingMu  sync.Mutex   // held while they are made
 
 	limiter  limiter
 	advisory error // why new volumes are not limited; nil: they are

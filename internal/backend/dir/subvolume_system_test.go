@@ -18,16 +18,6 @@ import (
 	"github.com/berth-storage/berth/internal/volume/volumetest"
 )
 
-func openWith(t *testing.T, root string, o dir.Options) *pool {
-	t.Helper()
-	b, err := dir.Open(t.Context(), root, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { b.Close() })
-	return &pool{b, root}
-}
-
 func createOf(t *testing.T, p *pool, name string, size int64) volume.Volume {
 	t.Helper()
 	s := volumetest.Spec(t, name)

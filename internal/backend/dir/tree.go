@@ -114,17 +114,32 @@ func (b *Backend) inParent(rel string, do func(parent *os.File, name string) err
 
 // makeParents makes the folder at rel and those above it, for root alone to write to.
 func (b *Backend) makeParents(rel string) error {
-	if rel == "." {
-		return nil
-	}
-	d, err := b.openBelow(rel)
-	if err == nil {
-		return d.Close()
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
+	there, err := b.isFolder(rel)
+	if err != nil || there {
 		return err
 	}
-	if err := b.makeParents(path.Dir(rel)); err != nil {
+	b.makingMu.Lock()
+	defer b.makingMu.Unlock()
+	return b.makeFolder(rel)
+}
+
+func (b *Backend) isFolder(rel string) (bool, error) {
+	d, err := b.openBelow(rel)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, d.Close()
+}
+
+func (b *Backend) makeFolder(rel string) error {
+	there, err := b.isFolder(rel)
+	if err != nil || there {
+		return err
+	}
+	if err := b.makeFolder(path.Dir(rel)); err != nil {
 		return err
 	}
 	parent, name, err := b.openParent(rel)
@@ -143,13 +158,14 @@ func (b *Backend) makeParents(rel string) error {
 	}
 	if err := unix.Mkdirat(int(parent.Fd()), name, mode); err != nil && !errors.Is(err, unix.EEXIST) {
 		return &os.PathError{Op: "mkdir", Path: path.Join(b.path, rel), Err: err}
-	} else if err != nil { // somebody else made it just now
+	} else if err != nil { // another cluster made it just now
 		if ours {
 			return nil
 		}
 		return b.removeNote(rel)
 	}
-	if d, err = b.openBelow(rel); err != nil {
+	d, err := b.openBelow(rel)
+	if err != nil {
 		return err
 	}
 	// mkdir's mode goes through the umask.
