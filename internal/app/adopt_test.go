@@ -32,7 +32,8 @@ type before struct {
 	pvs  []any
 	// Those of nfs-subdir-external-provisioner.
 	classes []any
-	away    int // how many requests are not answered
+	away    int    // how many requests are not answered
+	refuse  string // a path of which one request is not answered
 	mu      sync.Mutex
 	seen    []string
 	url     string
@@ -86,7 +87,11 @@ func (b *before) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.seen = append(b.seen, r.URL.Path)
-	if len(b.seen) <= b.away {
+	refused := b.refuse == r.URL.Path
+	if refused {
+		b.refuse = ""
+	}
+	if len(b.seen) <= b.away || refused {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
 	}

@@ -83,6 +83,9 @@ func (a *app) adoptFromShare(ctx context.Context, p config.Pool, dryRun bool, ou
 	defer done(nil)
 	finished := false
 	o := a.shareOptions(p)
+	if err := a.setCluster(ctx, p, &o.Dir); err != nil {
+		return report, err
+	}
 	o.Changed = func(why error) {
 		if _, locked := errors.AsType[*dir.LockedError](why); locked {
 			done(why)
@@ -106,7 +109,11 @@ func (a *app) planOnShare(ctx context.Context, p config.Pool) (adopt.Report, err
 	if p.Subdir.Root == "" {
 		return adopt.Report{}, fmt.Errorf("pool %s: subdir.root does not say where the share is mounted: mount it, and say where", p.Name)
 	}
-	view, err := dir.OpenView(p.Subdir.Root, "")
+	var o dir.Options
+	if err := a.setCluster(ctx, p, &o); err != nil {
+		return adopt.Report{}, err
+	}
+	view, err := dir.OpenView(p.Subdir.Root, o.Cluster)
 	if err != nil {
 		return adopt.Report{}, err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/berth-storage/berth/internal/backend/dir"
 	"github.com/berth-storage/berth/internal/config"
 	"github.com/berth-storage/berth/internal/volume"
 )
@@ -52,6 +53,17 @@ func (b *before) shareConfig() config.Config {
 	return c
 }
 
+// open opens the share as its cluster does.
+func (b *before) open() *dir.Backend {
+	b.t.Helper()
+	d, err := dir.Open(b.t.Context(), b.root, dir.Options{Cluster: "cluster-1"})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { d.Close() })
+	return d
+}
+
 func TestAdoptCommandOnAShare(t *testing.T) {
 	b := newShareBefore(t)
 	b.addAt(1, "team/app", "nfs-client")
@@ -89,7 +101,7 @@ func TestAdoptCommandOnAShare(t *testing.T) {
 
 func TestAdoptCommandOnAShareThatIsServed(t *testing.T) {
 	b := newShareBefore(t)
-	open(t, b.root)
+	b.open()
 	var out bytes.Buffer
 	if err := Adopt(t.Context(), b.shareConfig(), AdoptOptions{Share: true}, &out); err == nil || !strings.Contains(err.Error(), "is in use by process") {
 		t.Errorf("got error %v, printed %s", err, out.String())
@@ -130,7 +142,7 @@ func TestAdoptCommandWantsAPoolOfItsKind(t *testing.T) {
 // The first start waits for the API server, adopts, and later ones do not.
 func TestFirstStartAdoptsOnAShare(t *testing.T) {
 	b := newShareBefore(t)
-	b.away = 1
+	b.away, b.refuse = 1, "/apis/storage.k8s.io/v1/storageclasses"
 	b.addAt(1, "team/app", "nfs-client")
 	b.addAt(2, "team/gone", "gone")
 	b.addAt(3, "team/app/inside", "nfs-client")
@@ -143,9 +155,9 @@ func TestFirstStartAdoptsOnAShare(t *testing.T) {
 			t.Errorf("got error %v", err)
 		}
 	}
-	serve("cannot adopt volumes yet; claims are not served before", "persistentVolume=pvc-1 err=", "nobody knows what is to become of the data of a volume",
+	serve("waiting for the API server, to know which cluster this is", "cannot adopt volumes yet; claims are not served before", "persistentVolume=pvc-1 err=", "nobody knows what is to become of the data of a volume",
 		`msg="adopted volumes of nfs-subdir-external-provisioner" component=adoption pool=share volumes=2 before=0 leftAlone=1`)
-	backend := open(t, b.root)
+	backend := b.open()
 	name, err := volume.ParseName("pvc-3")
 	if err != nil {
 		t.Fatal(err)
@@ -164,7 +176,7 @@ func TestFirstStartAdoptsOnAShare(t *testing.T) {
 
 	b.addAt(4, "later", "nfs-client")
 	serve("waiting for the API server; NFS") // by the front end, which comes after that
-	if _, err := os.Stat(filepath.Join(b.root, ".berth/volumes/pvc-4.json")); err == nil {
+	if _, err := os.Stat(filepath.Join(b.root, ".berth/clusters/cluster-1/volumes/pvc-4.json")); err == nil {
 		t.Error("the second start adopted")
 	}
 }

@@ -26,6 +26,9 @@ type sharePool struct {
 // serveShare keeps the share of p open until ctx ends, and serves its volumes.
 func (a *app) serveShare(ctx context.Context, p *sharePool) {
 	o := a.shareOptions(p.config)
+	if !a.awaitCluster(ctx, p, &o.Dir) {
+		return
+	}
 	o.Changed = func(why error) { a.shareChanged(p, why) }
 	if a.config.Standby {
 		o.Dir.Wait = func(h dir.Holder) {
@@ -33,6 +36,50 @@ func (a *app) serveShare(ctx context.Context, p *sharePool) {
 		}
 	}
 	subdir.NewShare(o).Run(ctx, func(ctx context.Context, b *subdir.Backend) { a.serveOpenShare(ctx, p, b) })
+}
+
+// awaitCluster waits for the API server to say which cluster this is. It is false if ctx
+// ended before.
+func (a *app) awaitCluster(ctx context.Context, p *sharePool, o *dir.Options) bool {
+	for {
+		err := a.setCluster(ctx, p.config, o)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		a.shareChanged(p, fmt.Errorf("waiting for the API server, to know which cluster this is: %w", err))
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(retryRecover):
+		}
+	}
+	if o.Cluster == dir.Unnamed {
+		a.log.Warn("volumes on the share are recorded without the cluster that they are of, and only one cluster can do so: "+
+			"have Berth read the namespace kube-system (deploy/rbac), or say subdir.cluster", "pool", p.config.Name)
+	}
+	return true
+}
+
+// setCluster has o name the part of the share that is this cluster's.
+func (a *app) setCluster(ctx context.Context, c config.Pool, o *dir.Options) error {
+	if o.Cluster = c.Subdir.Cluster; o.Cluster != "" {
+		return nil
+	}
+	id, err := a.client.ClusterID(ctx)
+	if err != nil {
+		return err
+	}
+	if o.Cluster = id; id == "" {
+		o.Cluster = dir.Unnamed
+		return nil
+	}
+	// It may not always have been allowed to know.
+	names, err := a.client.PersistentVolumes(ctx)
+	o.Ours = func(n volume.Name) bool { return names[n.String()] }
+	return err
 }
 
 func (a *app) shareOptions(c config.Pool) subdir.Options {

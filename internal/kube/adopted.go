@@ -128,6 +128,19 @@ func (c Client) ClusterID(ctx context.Context) (string, error) {
 	}
 }
 
+// PersistentVolumes gives the names of all that there are.
+func (c Client) PersistentVolumes(ctx context.Context) (map[string]bool, error) {
+	list, err := c.CoreV1().PersistentVolumes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("listing PersistentVolumes: %w", err)
+	}
+	names := make(map[string]bool, len(list.Items))
+	for i := range list.Items {
+		names[list.Items[i].Name] = true
+	}
+	return names, nil
+}
+
 // adopted gives the pool and the volume that a PersistentVolume of another program
 // stands for, if Berth has adopted it. It goes by the name of the PersistentVolume,
 // which nobody can edit, and by what clients mount.

@@ -25,6 +25,9 @@ type Options struct {
 	// Cluster, if not "", names the part of one cluster in a root that others may have
 	// parts of too: one element of a path, not hidden.
 	Cluster string
+	// Ours, if not nil, says whether a volume of that name is this cluster's. If Cluster has
+	// no part yet, and one of the volumes in the part Unnamed is, that becomes Cluster's.
+	Ours func(volume.Name) bool
 	// ArchiveBeside: archives lie among the volumes, as archived-<path>, as far as that
 	// place is free.
 	ArchiveBeside bool
@@ -66,6 +69,9 @@ func Open(ctx context.Context, root string, o Options) (_ *Backend, err error) {
 	}
 	if b.rootDir, err = b.root.Open("."); err != nil {
 		return nil, fmt.Errorf("pool root: %w", err)
+	}
+	if err := b.inherit(ctx, o); err != nil {
+		return nil, fmt.Errorf("pool root %s: %w", root, err)
 	}
 	if err := b.openPrivate(); err != nil {
 		return nil, fmt.Errorf("pool root %s: %w", root, err)

@@ -129,6 +129,9 @@ func parseRecord(folder string, n volume.Name, text []byte) (volume.Volume, erro
 	default:
 		return volume.Volume{}, fmt.Errorf("record of volume %s has the unknown state %q", n, r.State)
 	}
+	if r.ArchivePath == archivePath(Folder(Unnamed), r.Volume) {
+		r.ArchivePath = archivePath(folder, r.Volume) // see inherit
+	}
 	_, err := volume.ParseRelPath(r.ArchivePath)
 	if valid := err == nil || r.ArchivePath == archivePath(folder, r.Volume); archived != (r.ArchivePath != "") || archived && !valid {
 		return volume.Volume{}, fmt.Errorf("record of volume %s, which is %s, has the archive path %q", n, r.State, r.ArchivePath)
