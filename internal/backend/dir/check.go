@@ -3,6 +3,8 @@ package dir
 import (
 	"errors"
 	"fmt"
+	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,4 +35,21 @@ func (b *Backend) Check() error {
 		return fmt.Errorf("asking for the lock of %s: %w", b.path, err)
 	}
 	return nil
+}
+
+// Abandon lets go of the lock of a root that hangs; nothing else of b may be used then.
+// It is for the end of a process: a lock that is still held is given back by the kernel
+// then, and the client of NFSv4 waits for the server with that, whatever signals come.
+// Here a thread waits, which ends with the process.
+func (b *Backend) Abandon() {
+	fd := fmt.Sprintf("/proc/self/fd/%d", b.lock.Fd())
+	held, err := os.Readlink(fd)
+	if err != nil {
+		return // it is closed
+	}
+	go func() { _ = b.lock.Close() }() // nobody is left to tell
+	// The number is free as soon as the thread has begun to wait.
+	for now := held; err == nil && now == held; now, err = os.Readlink(fd) {
+		time.Sleep(time.Millisecond)
+	}
 }

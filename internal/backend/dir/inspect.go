@@ -126,6 +126,9 @@ func (b *Backend) report(ctx context.Context, v volume.Volume) (volume.Report, e
 	switch {
 	case err == nil:
 		r.Usage = &u
+		if r.Limit == volume.LimitNone { // it was set since then
+			r.Limit = LimitServer
+		}
 	case v.Limit != volume.LimitNone:
 		wrong = append(wrong, err)
 	}
@@ -133,7 +136,9 @@ func (b *Backend) report(ctx context.Context, v volume.Volume) (volume.Report, e
 		if _, err := b.root.Lstat(place(v)); err != nil {
 			wrong = append(wrong, fmt.Errorf("volume %s: its directory: %w", v.Name, err))
 		}
-		if r.Usage != nil && u.LimitBytes != uint64(v.Size) {
+		// A quota of a share's server is as great as its administrator likes.
+		enough := r.Limit == LimitServer && u.LimitBytes > uint64(v.Size)
+		if r.Usage != nil && u.LimitBytes != uint64(v.Size) && !enough {
 			wrong = append(wrong, fmt.Errorf("volume %s: its record says %d bytes (%s), the file system limits it to %d (0: not at all)",
 				v.Name, v.Size, v.Limit, u.LimitBytes))
 		}

@@ -45,6 +45,8 @@ type limiter interface {
 	limit(v *volume.Volume, built *os.File) error
 	// settle makes what was built durable.
 	settle(v volume.Volume, built *os.File) error
+	// notice notes what limits v now, where that is somebody else's doing.
+	notice(v *volume.Volume) error
 	// resize brings the limit of v, which has one, to its Size and Inodes, so that it is
 	// durable before a record that tells of it.
 	resize(v volume.Volume) error
@@ -85,6 +87,9 @@ func (b *Backend) findLimiter(ctx context.Context) (l limiter, cannot, err error
 	}
 	if isBtrfs {
 		return subvolumes{b}, b.btrfsQuota(), nil
+	}
+	if nfs, err := isNFS(b.rootDir); nfs || err != nil {
+		return served{plain{b}}, errShare, err
 	}
 	fs, cannot := quota.Open(b.rootDir)
 	if _, unavailable := errors.AsType[*quota.UnavailableError](cannot); cannot != nil && !unavailable {
@@ -127,6 +132,9 @@ func (b *Backend) Usage(ctx context.Context, v volume.Volume) (volume.Usage, err
 	if err := ctx.Err(); err != nil {
 		return volume.Usage{}, err
 	}
+	if err := b.limiter.notice(&v); err != nil {
+		return volume.Usage{}, fmt.Errorf("volume %s: %w", v.Name, err)
+	}
 	if v.Limit == volume.LimitNone {
 		return volume.Usage{}, fmt.Errorf("%w: nothing counts what volume %s takes up", volume.ErrUnsupported, v.Name)
 	}
@@ -142,6 +150,9 @@ func (b *Backend) Usage(ctx context.Context, v volume.Volume) (volume.Usage, err
 func (b *Backend) relimit(old, v volume.Volume) (volume.Volume, error) {
 	if old.Size == v.Size && old.Inodes == v.Inodes {
 		return v, nil
+	}
+	if err := b.limiter.notice(&v); err != nil {
+		return v, fmt.Errorf("volume %s: %w", v.Name, err)
 	}
 	if v.Limit == volume.LimitNone {
 		if v.Inodes > 0 {
@@ -189,6 +200,8 @@ func (plain) limit(*volume.Volume, *os.File) error { return nil }
 func (p plain) settle(v volume.Volume, built *os.File) error {
 	return errors.Join(built.Sync(), p.b.syncParent(v))
 }
+
+func (plain) notice(*volume.Volume) error { return nil }
 
 func (p plain) resize(v volume.Volume) error { return p.noQuota(v) }
 

@@ -77,6 +77,8 @@ func (s subvolumes) settle(v volume.Volume, built *os.File) error {
 	return btrfs.Commit(built)
 }
 
+func (subvolumes) notice(*volume.Volume) error { return nil }
+
 func (s subvolumes) resize(v volume.Volume) error {
 	if v.Inodes > 0 {
 		return inodesUnsupported(v)

@@ -20,6 +20,7 @@ type hanging struct {
 	check  error
 	began  int
 	closed bool
+	left   bool // abandoned
 }
 
 func newHanging() *hanging { return &hanging{Backend: new(mem.Backend)} }
@@ -81,13 +82,27 @@ func (h *hanging) Close() error {
 	return nil
 }
 
+func (h *hanging) abandon() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.left = true
+}
+
+func (h *hanging) isAbandoned() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.left
+}
+
 func (h *hanging) isClosed() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.closed
 }
 
-func (h *hanging) opened() *opened { return &opened{inner: h, check: h.Check, close: h.Close} }
+func (h *hanging) opened() *opened {
+	return &opened{inner: h, check: h.Check, close: h.Close, abandon: h.abandon}
+}
 
 func (h *hanging) Create(ctx context.Context, s volume.Spec) (volume.Volume, error) {
 	h.wait()

@@ -56,6 +56,8 @@ type opened struct {
 	dir   *dir.Backend
 	check func() error
 	close func() error
+	// abandon is close for one that hangs, when the process ends.
+	abandon func()
 }
 
 // NewShare makes a Share that does nothing before Run.
@@ -71,7 +73,8 @@ func NewShare(o Options) *Share {
 	return s
 }
 
-// Run opens the share and has serve work on it, until ctx ends. If it cannot be opened
+// Run opens the share and has serve work on it, until ctx ends, which is to be the end of
+// the process. If it cannot be opened
 // it tries again; if its root becomes stale, or its lock is lost, the context of serve
 // ends, and when serve has returned the share is opened anew. Run returns soon after ctx
 // has ended, also if the share hangs.
@@ -135,7 +138,7 @@ func (s *Share) openGuarded(ctx context.Context) (*opened, error) {
 					s.end(r.o, nil)
 				}
 			case <-time.After(patience):
-				go func() { // for a process that goes on after Run
+				go func() {
 					if r := <-done; r.err == nil {
 						_ = r.o.close()
 					}
@@ -170,7 +173,7 @@ func (s *Share) openDir(ctx context.Context) (_ *opened, err error) {
 		}
 		return nil, err
 	}
-	return &opened{inner: b, dir: b, check: b.Check, close: b.Close}, nil
+	return &opened{inner: b, dir: b, check: b.Check, close: b.Close, abandon: b.Abandon}, nil
 }
 
 // term has serve work on the open share as long as it can, and gives the reason why it
@@ -267,6 +270,7 @@ func (s *Share) end(o *opened, idle <-chan struct{}) {
 	case <-closed:
 	case <-time.After(closeLimit):
 		s.o.Log.Warn("the share does not answer; it is left as it is", "root", s.o.Root)
+		o.abandon()
 		if s.o.Mount { // so that what comes next finds no dead mount
 			if err := unmount(s.o.Root); err != nil {
 				s.o.Log.Warn("unmounting the share", "err", err)

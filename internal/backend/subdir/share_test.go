@@ -182,6 +182,9 @@ func TestTheEndDoesNotWaitForAShareThatHangs(t *testing.T) {
 				if took := time.Since(start); took > patience+closeLimit {
 					t.Errorf("the end took %s", took)
 				}
+				if want := !h.isClosed() && r.terms > 0; h.isAbandoned() != want {
+					t.Errorf("abandoned: %t, want %t", h.isAbandoned(), want)
+				}
 				h.goOn()
 				synctest.Wait()
 				if !h.isClosed() {
