@@ -234,7 +234,8 @@ func (m *Manager) count(v Volume) {
 	}
 	m.gids.use(v.Owner.GID)
 	for _, p := range v.places() {
-		if err := m.paths.force(v, p); err != nil {
+		// Where a discarded one was there may be the next one already.
+		if err := m.paths.force(v, p); err != nil && v.State != StateDiscarded {
 			m.pool.Log.Error("two volumes lie in each other; neither is deleted as long as the other one is there", "err", err)
 		}
 	}

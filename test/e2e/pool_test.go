@@ -39,8 +39,12 @@ func (s *site) contents() contents {
 	for _, file := range s.list(filepath.Join(own, "volumes")) {
 		if name, ok := strings.CutSuffix(file, ".json"); ok { // others are being written
 			c.records = append(c.records, name)
-		} else if name, ok := strings.CutSuffix(file, ".discarded"); ok {
-			c.discarded = append(c.discarded, name)
+			continue
+		}
+		for _, suffix := range []string{".discarded", ".trashed"} {
+			if name, ok := strings.CutSuffix(file, suffix); ok {
+				c.discarded = append(c.discarded, name)
+			}
 		}
 	}
 	return c

@@ -8,6 +8,7 @@
 //	<root>/.berth/lock                       held by the one process that works here
 //	<root>/.berth/volumes/<name>.json        the records
 //	<root>/.berth/volumes/<name>.discarded   those of discarded volumes
+//	<root>/.berth/volumes/<name>.trashed     those of which are being purged
 //	<root>/.berth/trash/<name>               discarded volumes until they are purged
 //	<root>/.berth/archive/<name>/<path>      archived ones
 //	<root>/.berth/parents/                   which of the folders that volumes lie in were made for them
@@ -377,6 +378,8 @@ func (b *Backend) Discard(ctx context.Context, n volume.Name) error {
 	}
 	from := []string{v.Path.String()}
 	switch before {
+	case volume.StateDiscarded:
+		return nil
 	case volume.StateArchived:
 		from = []string{v.ArchivePath}
 	case volume.StateArchiving: // cut off before or after its move
@@ -397,6 +400,7 @@ func (b *Backend) Discard(ctx context.Context, n volume.Name) error {
 			return err
 		}
 	}
+	moved := false
 	for _, path := range from {
 		err := b.move(path, b.trash, n.String())
 		if errors.Is(err, fs.ErrNotExist) { // the directory may never have been made
@@ -405,7 +409,14 @@ func (b *Backend) Discard(ctx context.Context, n volume.Name) error {
 		if err != nil {
 			return fmt.Errorf("volume %s: moving it to the trash: %w", n, err)
 		}
+		moved = true
 		break
+	}
+	if !moved {
+		// Nothing in the trash will tell that this was done.
+		if err := b.records.trashed(n); err != nil {
+			return err
+		}
 	}
 	for _, path := range from {
 		b.tidy(path)
@@ -422,12 +433,20 @@ func (b *Backend) Purge(ctx context.Context, n volume.Name) error {
 	if v.State != volume.StateDiscarded {
 		return fmt.Errorf("%w: volume %s is %s, not discarded", volume.ErrConflict, n, v.State)
 	}
+	// From here on the trash does not tell any more whether the directory was moved. After a
+	// crash nobody may take what lies at its path for it: that may be the next volume.
+	if err := b.Discard(ctx, n); err != nil {
+		return err
+	}
+	if err := b.records.trashed(n); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	// The limit goes with the bytes that it limits, and not before.
 	if err := b.limiter.remove(ctx, v, b.trash, n.String()); err != nil {
 		return fmt.Errorf("volume %s: emptying the trash: %w", n, err)
 	}
 	// The record goes last: as long as there is one, there may be bytes to free.
-	if err := b.records.remove(n, discardedSuffix); err != nil {
+	if err := b.records.remove(n, trashedSuffix); err != nil {
 		return err
 	}
 	b.limiter.forget(v)

@@ -308,3 +308,33 @@ func TestVolumesOnAFullFileSystemCanBeDeleted(t *testing.T) {
 		})
 	}
 }
+
+// What is mounted in a volume is not the tenant's, and not the volume's.
+func TestPurgeDoesNotCrossMounts(t *testing.T) {
+	p := open(t, t.TempDir())
+	v := create(t, p, "pvc-1")
+	other := tmpfs.mount(t)
+	precious := filepath.Join(other, "precious")
+	at := filepath.Join(v.Dir, "folder")
+	if err := errors.Join(os.WriteFile(precious, nil, 0o600), os.Mkdir(at, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(other, at, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Discard(t.Context(), v.Name); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Purge(t.Context(), v.Name); !errors.Is(err, volume.ErrForeign) {
+		t.Errorf("got error %v, want %v", err, volume.ErrForeign)
+	}
+	if err := unix.Unmount(filepath.Join(p.root, dir.Private, "trash", "pvc-1", "folder"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(precious); err != nil {
+		t.Error(err)
+	}
+	if err := p.Purge(t.Context(), v.Name); err != nil {
+		t.Error(err)
+	}
+}

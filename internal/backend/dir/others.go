@@ -87,7 +87,7 @@ func (o *others) checkFolder(b *Backend, folder string, v volume.Volume, p volum
 			if theirs == "" || !overlap(theirs, p.String()) || r.volume.State == volume.StateArchived && theirs != r.volume.ArchivePath {
 				continue
 			}
-			if strings.HasSuffix(file, discardedSuffix) && b.inTrash(folder, r.volume.Name) {
+			if strings.HasSuffix(file, trashedSuffix) || strings.HasSuffix(file, discardedSuffix) && b.inTrash(folder, r.volume.Name) {
 				continue
 			}
 			return fmt.Errorf("%w: volume %s: its path %s overlaps %s, where volume %s of another cluster (%s) lies on this share: choose another path",

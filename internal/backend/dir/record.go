@@ -16,9 +16,14 @@ const (
 	// A record is marked as discarded by its name: a rename needs no space, so that
 	// volumes can be deleted when the disk is full.
 	discardedSuffix = ".discarded"
-	tempSuffix      = ".tmp"
-	recordVersion   = 1
+	// One with this name is that of a discarded volume whose path may be another
+	// volume's by now.
+	trashedSuffix = ".trashed"
+	tempSuffix    = ".tmp"
+	recordVersion = 1
 )
+
+var recordSuffixes = []string{recordSuffix, discardedSuffix, trashedSuffix}
 
 // record is the form of a record on disk.
 type record struct {
@@ -74,22 +79,23 @@ func (s recordStore) names() ([]string, error) {
 
 // recordName is the volume that the record in file is of.
 func recordName(file string) (volume.Name, error) {
-	base, ok := strings.CutSuffix(file, recordSuffix)
-	if !ok {
-		base, ok = strings.CutSuffix(file, discardedSuffix)
+	for _, suffix := range recordSuffixes {
+		if base, ok := strings.CutSuffix(file, suffix); ok {
+			return volume.ParseName(base)
+		}
 	}
-	if !ok {
-		return volume.Name{}, fmt.Errorf("%w: %q in the folder of records is not a record", volume.ErrForeign, file)
-	}
-	return volume.ParseName(base)
+	return volume.Name{}, fmt.Errorf("%w: %q in the folder of records is not a record", volume.ErrForeign, file)
 }
 
-// read gives the record of n and, if it is discarded, the state that it had before.
+// read gives the record of n and, if it is discarded, the state that it had before; that
+// is StateDiscarded, too, of one that has left its path for sure.
 func (s recordStore) read(n volume.Name) (v volume.Volume, before volume.State, err error) {
-	text, err := s.dir.ReadFile(n.String() + recordSuffix)
-	discarded := errors.Is(err, fs.ErrNotExist)
-	if discarded {
-		text, err = s.dir.ReadFile(n.String() + discardedSuffix)
+	var text []byte
+	var suffix string
+	for _, suffix = range recordSuffixes { // in the order in which a record gets them
+		if text, err = s.dir.ReadFile(n.String() + suffix); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return volume.Volume{}, "", fmt.Errorf("%w: %s", volume.ErrNotFound, n)
@@ -99,8 +105,11 @@ func (s recordStore) read(n volume.Name) (v volume.Volume, before volume.State, 
 	}
 	v, err = parseRecord(s.folder, n, text)
 	before = v.State
-	if err == nil && discarded {
+	if err == nil && suffix != recordSuffix {
 		v.State = volume.StateDiscarded
+	}
+	if suffix == trashedSuffix {
+		before = volume.StateDiscarded
 	}
 	return v, before, err
 }
@@ -151,8 +160,13 @@ func (s recordStore) write(v volume.Volume) error {
 }
 
 // discard marks the record of n as that of a discarded volume.
-func (s recordStore) discard(n volume.Name) error {
-	err := s.dir.Rename(n.String()+recordSuffix, n.String()+discardedSuffix)
+func (s recordStore) discard(n volume.Name) error { return s.rename(n, recordSuffix, discardedSuffix) }
+
+// trashed marks the record of n, which is discarded, as that of one that has left its path.
+func (s recordStore) trashed(n volume.Name) error { return s.rename(n, discardedSuffix, trashedSuffix) }
+
+func (s recordStore) rename(n volume.Name, from, to string) error {
+	err := s.dir.Rename(n.String()+from, n.String()+to)
 	if err == nil {
 		err = syncFolder(s.dir)
 	}

@@ -80,11 +80,10 @@ func (r *remover) removeDir(parent *os.File, name string, depth int) error {
 	if depth > maxDepth {
 		return r.moveUp(parent, name)
 	}
-	fd, err := unix.Openat(int(parent.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	d, err := openBelow(parent, name, resolve) // what is mounted there is not the volume's
 	if err != nil {
-		return pathError("open", name, err)
+		return err
 	}
-	d := os.NewFile(uintptr(fd), name)
 	defer d.Close()
 	if depth == 0 {
 		r.top = d
