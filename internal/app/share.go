@@ -202,6 +202,8 @@ func (away) Adopted(volume.Name) (volume.Volume, bool) { return volume.Volume{},
 // Room is none, so that other instances that have the pool are asked first.
 func (away) Room(context.Context) (volume.Room, error) { return volume.Room{}, nil }
 
+func (away) AskWanted(volume.Wanted) {}
+
 func (away) Scavenge(context.Context, string, time.Duration, volume.Wanted) (int, error) {
 	return 0, nil
 }

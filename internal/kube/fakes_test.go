@@ -54,8 +54,9 @@ type fakeVolumes struct {
 	published []string
 	grown     []string // name, cluster, bytes
 	limit     volume.Limit
-	scavenged []string // cluster, space, grace
-	wanted    volume.Wanted
+	scavenged []string      // cluster, space, grace
+	wanted    volume.Wanted // of Scavenge
+	asks      volume.Wanted // of AskWanted
 }
 
 // count gives how many times the pool was asked for what list holds.
@@ -113,6 +114,12 @@ func (f *fakeVolumes) Adopted(n volume.Name) (volume.Volume, bool) {
 
 func (f *fakeVolumes) Room(context.Context) (volume.Room, error) {
 	return volume.Room{Free: f.room, Unpromised: f.room}, nil
+}
+
+func (f *fakeVolumes) AskWanted(wanted volume.Wanted) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asks = wanted
 }
 
 func (f *fakeVolumes) Scavenge(_ context.Context, cluster string, grace time.Duration, wanted volume.Wanted) (int, error) {

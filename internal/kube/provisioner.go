@@ -29,6 +29,7 @@ type Volumes interface {
 	MarkPublished(ctx context.Context, n volume.Name) error
 	Adopted(n volume.Name) (volume.Volume, bool)
 	Room(ctx context.Context) (volume.Room, error)
+	AskWanted(wanted volume.Wanted)
 	Scavenge(ctx context.Context, cluster string, grace time.Duration, wanted volume.Wanted) (int, error)
 }
 

@@ -85,6 +85,9 @@ func (f *FrontEnd) runTerm(ctx context.Context, cluster string, r rights) {
 		controller.ClassesInformer(factory.Storage().V1().StorageClasses().Informer()),
 		controller.MetricsInstance(f.o.Metrics),
 	)
+	for _, pool := range f.o.Pools {
+		pool.Volumes.AskWanted(func(ctx context.Context, v volume.Volume) (bool, error) { return p.wanted(ctx, pool, v) })
+	}
 	var workers sync.WaitGroup
 	library.ControllerWaitGroup(&workers)
 	workers.Go(func() { f.scavenge(ctx, p) })

@@ -101,6 +101,9 @@ func TestFrontEndServesAClaimFromBeginningToEnd(t *testing.T) {
 	if diff := cmp.Diff([]string{volumeName + " " + clusterUID}, slices.Compact(volumes.deleted)); diff != "" {
 		t.Errorf("deleted (-want +got):\n%s", diff)
 	}
+	if volumes.asks == nil {
+		t.Error("the pool cannot ask whether a volume is wanted")
+	}
 	if diff := cmp.Diff([]string{clusterUID + " 15m0s"}, volumes.scavenged); diff != "" {
 		t.Errorf("scavenged (-want +got):\n%s", diff)
 	}

@@ -166,10 +166,16 @@ func (m *Manager) ExpireArchives(ctx context.Context) (expired int, err error) {
 	return expired, err
 }
 
-// archiveBytes gives what an archive takes up. Nothing changes it, so it is counted once.
+// archiveBytes gives what an archive takes up. Nothing changes it, so it is
+// counted once, unless something else counts it always.
 func (m *Manager) archiveBytes(ctx context.Context, v Volume) (int64, error) {
 	if v.ArchiveBytes > 0 {
 		return v.ArchiveBytes, nil
+	}
+	if m.usage != nil {
+		if u, err := m.usage.Usage(ctx, v); err == nil && u.Bytes > 0 {
+			return toInt64(u.Bytes), nil
+		}
 	}
 	bytes, err := m.archive.Measure(ctx, v)
 	if err != nil {

@@ -199,12 +199,18 @@ func (m *Manager) group(s Spec, source Volume) (uint32, error) {
 }
 
 // source gives the volume whose content s asks for, or that Existing lets it have: one
-// that was retained at its path. The zero Volume if there is none.
+// at its path that nobody has any more. The zero Volume if there is none.
 func (m *Manager) source(ctx context.Context, s *Spec) (Volume, error) {
 	if s.From == nil && s.Existing != "" && s.Existing != ExistingRefuse {
 		for _, v := range m.paths.at(s.Path) {
-			if v.State == StateRetained && v.Claim.Namespace == s.Claim.Namespace && v.Cluster == s.Cluster &&
-				(!v.Shared || s.Existing != ExistingShare) {
+			if !v.mayBecome(*s) || v.Shared && s.Existing == ExistingShare {
+				continue
+			}
+			abandoned, err := m.abandoned(ctx, v.Name)
+			if err != nil {
+				return Volume{}, fmt.Errorf("volume %s: whether anybody has volume %s, which lies at its path: %w", s.Name, v.Name, err)
+			}
+			if abandoned {
 				s.From = &Source{Archive: v.Name}
 			}
 		}
@@ -216,7 +222,7 @@ func (m *Manager) source(ctx context.Context, s *Spec) (Volume, error) {
 	switch {
 	case err != nil:
 		return Volume{}, fmt.Errorf("volume %s: what it shall be restored from: %w", s.Name, err)
-	case v.Claim.Namespace != s.Claim.Namespace, v.Cluster != s.Cluster:
+	case !v.mayBecome(*s):
 		return Volume{}, fmt.Errorf("%w: volume %s cannot be restored from %s, which was that of claim %s: only a claim of the same namespace and cluster gets it",
 			ErrForeign, s.Name, v.Name, v.Claim)
 	case v.State == StateArchiving:
@@ -225,6 +231,49 @@ func (m *Manager) source(ctx context.Context, s *Spec) (Volume, error) {
 		return Volume{}, fmt.Errorf("%w: volume %s: %s, from which it shall be restored, is %s, neither archived nor retained", ErrNotFound, s.Name, v.Name, v.State)
 	}
 	return v, nil
+}
+
+// mayBecome says whether the content of v may be that of s, once nobody has it.
+func (v Volume) mayBecome(s Spec) bool {
+	return v.Claim.Namespace == s.Claim.Namespace && (v.Cluster == s.Cluster || v.Cluster == "")
+}
+
+// AskWanted gives Create a way to ask whether anybody still has a volume that lies where
+// a new one with ExistingReuse is to be. Without it, or if it gives an error, a
+// volume counts as somebody's as long as it is not deleted by Delete.
+func (m *Manager) AskWanted(wanted Wanted) {
+	m.wantedMu.Lock()
+	defer m.wantedMu.Unlock()
+	m.wanted = wanted
+}
+
+// abandoned says whether n is retained. One whose PersistentVolume was removed by hand,
+// so that nobody has called Delete, becomes that, if it was to be retained.
+func (m *Manager) abandoned(ctx context.Context, n Name) (bool, error) {
+	m.wantedMu.Lock()
+	wanted := m.wanted
+	m.wantedMu.Unlock()
+	// No operation on a volume that has a record waits for another one's name.
+	unlock, err := m.names.lock(ctx, n)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	v, err := m.get(ctx, n)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil // just now; the next call finds its place free
+	}
+	if err != nil || v.State == StateRetained {
+		return err == nil, err
+	}
+	if v.State != StateReady || !v.Published || v.Reclaim != ReclaimRetain || wanted == nil {
+		return false, nil
+	}
+	if keep, err := wanted(ctx, v); keep || err != nil {
+		return false, err
+	}
+	m.pool.Log.Info("a volume has no claim and no PersistentVolume any more, so another claim gets what it holds", "volume", n, "claim", v.Claim)
+	return true, m.retain(ctx, v)
 }
 
 // count counts a volume that has a record and is not discarded.

@@ -54,6 +54,8 @@ func (m *Manager) end(ctx context.Context, v Volume) error {
 		}
 	}
 	switch {
+	case v.State == StateCreating && v.RestoredFrom != Name{}:
+		return m.putAway(ctx, v) // back to what it came from
 	case v.OnDelete == OnDeleteArchive || v.State == StateArchiving:
 		return m.putAway(ctx, v)
 	case v.OnDelete == OnDeleteRetain:
@@ -76,8 +78,8 @@ func (m *Manager) withdraw(ctx context.Context, v Volume) error {
 // alone refuses to move v's directory with another volume in it. Records that were
 // written by hand or before there was an index may say that there is one.
 func (m *Manager) alone(v Volume) error {
-	if o, found := m.paths.around(v); found && v.State != StateArchived {
-		return fmt.Errorf("%w: volume %s is not deleted: volume %s of claim %s lies inside of it, at %s; delete that one first",
+	if o, found := m.paths.with(v); found && v.State != StateArchived {
+		return fmt.Errorf("%w: volume %s is not deleted: volume %s of claim %s lies there too, at %s; if that is not so, correct its record",
 			ErrConflict, v.Name, o.Name, o.Claim, o.Path)
 	}
 	return nil

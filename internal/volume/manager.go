@@ -45,6 +45,8 @@ type Manager struct {
 	gids     gids  // of all volumes that are not discarded
 	paths    paths // likewise
 	now      func() time.Time
+	wantedMu sync.Mutex
+	wanted   Wanted // may be nil; see AskWanted
 	// unusable are volumes whose records name an export id of another volume:
 	// whatever is done by that id is done to the other. Recover fills it in.
 	unusable map[Name]error

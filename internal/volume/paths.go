@@ -56,7 +56,7 @@ func (x *paths) inTheWay(v Volume, p RelPath) error {
 		}
 	}
 	for _, o := range f.here {
-		if o.Name != v.Name && (!o.Shared || !v.Shared) && o.Name != v.RestoredFrom {
+		if !togetherWith(o, v) {
 			return overlap(v, p, "is that of", o)
 		}
 	}
@@ -64,6 +64,11 @@ func (x *paths) inTheWay(v Volume, p RelPath) error {
 		return overlap(v, p, "lies around that of", o)
 	}
 	return nil
+}
+
+// togetherWith says whether two volumes may have one path.
+func togetherWith(o, v Volume) bool {
+	return o.Name == v.Name || o.Shared && v.Shared || o.Name == v.RestoredFrom || v.Name == o.RestoredFrom
 }
 
 // inside gives a volume below f that is not called but.
@@ -159,14 +164,20 @@ func (x *paths) at(p RelPath) []Volume {
 	return nil
 }
 
-// around gives a volume other than v that lies below v's path.
-func (x *paths) around(v Volume) (Volume, bool) {
+// with gives a volume other than v that lies below v's path, or that has it and may not.
+func (x *paths) with(v Volume) (Volume, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if f := x.top.find(v.Path); f != nil {
-		return f.inside(v.Name)
+	f := x.top.find(v.Path)
+	if f == nil {
+		return Volume{}, false
 	}
-	return Volume{}, false
+	for _, o := range f.here {
+		if !togetherWith(o, v) {
+			return o, true
+		}
+	}
+	return f.inside(v.Name)
 }
 
 func (f *folder) find(p RelPath) *folder {

@@ -125,7 +125,7 @@ func (m *Manager) scavenge(ctx context.Context, n Name, cluster string, grace ti
 	}
 	m.pool.Log.Info("discarding a volume that was made but never handed out, its claim is gone", "volume", n, "claim", v.Claim)
 	switch {
-	case v.RestoredFrom != Name{}:
+	case v.RestoredFrom != Name{}: // whose content is nobody else's to throw away
 		err = m.putAway(ctx, v)
 	case v.TookOver:
 		err = m.release(ctx, v)
