@@ -235,7 +235,9 @@ func (b *Backend) makeTree(ctx context.Context, v *volume.Volume) (err error) {
 	case v.RestoredFrom != volume.Name{}:
 		d, err = b.restore(ctx, *v)
 	case v.TookOver:
-		d, err = b.openFound(v.Path)
+		if d, err = b.openFound(v.Path); errors.Is(err, volume.ErrNotFound) { // taken away since then
+			d, err = b.limiter.build(*v)
+		}
 	default:
 		d, err = b.limiter.build(*v)
 	}

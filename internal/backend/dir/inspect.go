@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -54,21 +55,6 @@ func Inspect(ctx context.Context, root, cluster string, want Quota) (_ Inspectio
 
 func (b *Backend) inspect(ctx context.Context) (Inspection, error) {
 	i := Inspection{Identity: b.identity, Advisory: b.advisory}
-	// Before the records, so that what was made since then is not taken for unknown.
-	found, err := b.found()
-	if err != nil {
-		return i, err
-	}
-	records, err := b.records.names()
-	if err != nil {
-		return i, err
-	}
-	known := map[string]bool{Private: true, "lost+found": true}
-	for _, file := range records { // also those that cannot be read
-		if n, err := recordName(file); err == nil {
-			known[n.String()], known[b.folder+"/trash/"+n.String()], known[b.folder+"/archive/"+n.String()] = true, true, true
-		}
-	}
 	for v, err := range b.List(ctx) {
 		if errors.Is(err, volume.ErrUnknown) || ctx.Err() != nil {
 			return i, err
@@ -77,41 +63,100 @@ func (b *Backend) inspect(ctx context.Context) (Inspection, error) {
 			i.Problems = append(i.Problems, err)
 			continue
 		}
-		for _, path := range []string{v.Path.String(), v.ArchivePath} {
-			first, _, _ := strings.Cut(path, "/")
-			known[first] = true
-		}
 		report, err := b.report(ctx, v)
 		i.Reports = append(i.Reports, report)
 		if err != nil {
 			i.Problems = append(i.Problems, err)
 		}
 	}
+	k, err := b.known(ctx)
+	if err != nil {
+		return i, err
+	}
+	found, err := b.found(k)
+	if err != nil || len(found) == 0 {
+		return i, err
+	}
+	// It may be what was made since the records were read, or was purged.
+	if k, err = b.known(ctx); err != nil {
+		return i, err
+	}
 	for _, path := range found {
-		if known[path] {
-			continue
-		}
-		// It may be that of a volume that was purged since then.
-		if _, err := b.root.Lstat(path); err == nil {
+		if _, err := b.root.Lstat(path); err == nil && !k.paths[path] && !k.folders[path] {
 			i.Unknown = append(i.Unknown, filepath.Join(b.path, path))
 		}
 	}
 	return i, nil
 }
 
-// found gives what lies where volumes and discarded volumes do, in order.
-func (b *Backend) found() ([]string, error) {
+// known is what records name, those of other clusters too. All is below the root.
+type known struct {
+	paths   map[string]bool
+	folders map[string]bool // in which paths lie
+}
+
+func (b *Backend) known(ctx context.Context) (known, error) {
+	k := known{
+		paths:   map[string]bool{Private: true, "lost+found": true},
+		folders: map[string]bool{".": true},
+	}
+	records, err := b.records.names()
+	if err != nil {
+		return k, err
+	}
+	for _, file := range records { // also those that cannot be read
+		if n, err := recordName(file); err == nil {
+			k.paths[n.String()], k.paths[b.folder+"/trash/"+n.String()], k.paths[b.folder+"/archive/"+n.String()] = true, true, true
+		}
+	}
+	for v, err := range b.List(ctx) {
+		if errors.Is(err, volume.ErrUnknown) || ctx.Err() != nil {
+			return k, err
+		}
+		if err == nil {
+			k.add(v)
+		}
+	}
+	theirs, err := b.others.all(b)
+	for _, v := range theirs {
+		k.add(v)
+	}
+	return k, err
+}
+
+func (k known) add(v volume.Volume) {
+	for _, p := range []string{v.Path.String(), v.ArchivePath} {
+		if p == "" {
+			continue
+		}
+		k.paths[p] = true
+		for p = path.Dir(p); p != "."; p = path.Dir(p) {
+			k.folders[p] = true
+		}
+	}
+}
+
+// found gives what lies where volumes and discarded volumes do and is not known, in order.
+func (b *Backend) found(k known) ([]string, error) {
+	folders := []string{b.folder + "/trash", b.folder + "/archive"}
+	for folder := range k.folders {
+		if folder != Private && !strings.HasPrefix(folder, Private+"/") {
+			folders = append(folders, folder)
+		}
+	}
 	var paths []string
-	for _, folder := range []string{".", b.folder + "/trash", b.folder + "/archive"} {
+	for _, folder := range folders {
 		entries, err := fs.ReadDir(b.root.FS(), folder)
-		if errors.Is(err, fs.ErrNotExist) && folder != "." { // not opened since there are archives
+		if errors.Is(err, fs.ErrNotExist) && folder != "." { // gone with its last volume, or never made
 			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%w: reading %s: %w", volume.ErrUnknown, filepath.Join(b.path, folder), err)
 		}
 		for _, e := range entries {
-			paths = append(paths, filepath.Join(folder, e.Name()))
+			if p := path.Join(folder, e.Name()); !k.paths[p] && !k.folders[p] {
+				paths = append(paths, p)
+			}
 		}
 	}
 	slices.Sort(paths)

@@ -98,3 +98,29 @@ func TestInspectOfWhatIsNoPool(t *testing.T) {
 		t.Errorf("got error %v, want %v", err, fs.ErrNotExist)
 	}
 }
+
+// What lies in the folders of volumes is looked at, and what another cluster has there
+// is not nobody's.
+func TestInspectOfNestedPaths(t *testing.T) {
+	both := clusters(t, "east", "west")
+	p := both[0]
+	createAt(t, p, "pvc-1", "ns/deep/a")
+	createAt(t, p, "pvc-2", "ns/old")
+	archive(t, p, "pvc-2")
+	createAt(t, both[1], "pvc-1", "ns/theirs")
+	createAt(t, both[1], "pvc-2", "alone/theirs")
+	foreign := filepath.Join(p.root, "ns/deep/foreign")
+	if err := os.Mkdir(foreign, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	i, err := dir.Inspect(t.Context(), p.root, "east", dir.QuotaAuto)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(i.Reports) != 2 || len(i.Problems) != 0 {
+		t.Errorf("got %+v, %v", i.Reports, i.Problems)
+	}
+	if !slices.Equal(i.Unknown, []string{foreign}) {
+		t.Errorf("unknown are %q, want %q", i.Unknown, foreign)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -272,4 +273,18 @@ func TestEmptyParentsDoNotRaceWithNewVolumes(t *testing.T) {
 	cancel()
 	<-done
 	gone(t, filepath.Join(p.root, "ns"))
+}
+
+// What was to be taken over can be taken away after a crash.
+func TestTakingOverWhatIsGone(t *testing.T) {
+	p := open(t, t.TempDir())
+	s := volumetest.SpecAt(t, "pvc-1", "ns/a")
+	s.Existing = volume.ExistingReuse
+	v := volume.New(s, time.Now())
+	v.TookOver = true
+	writeRecord(t, p, v)
+	if v, err := p.Create(t.Context(), s); err != nil || v.State != volume.StateReady {
+		t.Errorf("got %+v, %v", v, err)
+	}
+	there(t, filepath.Join(p.root, "ns/a"))
 }

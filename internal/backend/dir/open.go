@@ -107,7 +107,12 @@ func (b *Backend) openPrivate() (err error) {
 		folders = append(folders, b.folder+"/"+sub)
 	}
 	for _, folder := range folders {
-		if err := b.root.Mkdir(folder, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		err := b.root.Mkdir(folder, 0o700)
+		if errors.Is(err, fs.ErrPermission) {
+			err = fmt.Errorf("%w: on a share, its server may take root for somebody else (root_squash): "+
+				"export it to this host with no_root_squash, or let that user write to its top folder", err)
+		}
+		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -44,18 +45,11 @@ func (o *others) check(ctx context.Context, b *Backend, v volume.Volume, p volum
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	folders := []string{Private}
-	entries, err := fs.ReadDir(b.root.FS(), clusters)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	folders, err := otherFolders(b)
+	if err != nil {
 		return fmt.Errorf("%w: volume %s: which other clusters have volumes here: %w", volume.ErrUnknown, v.Name, err)
 	}
-	for _, e := range entries {
-		folders = append(folders, clusters+"/"+e.Name())
-	}
 	for _, folder := range folders {
-		if folder == b.folder {
-			continue
-		}
 		if err := o.checkFolder(b, folder, v, p); err != nil {
 			return err
 		}
@@ -63,7 +57,42 @@ func (o *others) check(ctx context.Context, b *Backend, v volume.Volume, p volum
 	return nil
 }
 
-func (o *others) checkFolder(b *Backend, folder string, v volume.Volume, p volume.RelPath) error {
+// all gives the volumes of other clusters whose records can be read.
+func (o *others) all(b *Backend) (all []volume.Volume, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	folders, err := otherFolders(b)
+	if err != nil {
+		return nil, err
+	}
+	for _, folder := range folders {
+		f := o.folder(folder)
+		if err := f.read(b, folder); err != nil {
+			return nil, err
+		}
+		for _, r := range f.records {
+			if r.err == nil {
+				all = append(all, r.volume)
+			}
+		}
+	}
+	return all, nil
+}
+
+// otherFolders are those that other clusters may have records in; see Folder.
+func otherFolders(b *Backend) ([]string, error) {
+	folders := []string{Private}
+	entries, err := fs.ReadDir(b.root.FS(), clusters)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, e := range entries {
+		folders = append(folders, clusters+"/"+e.Name())
+	}
+	return slices.DeleteFunc(folders, func(folder string) bool { return folder == b.folder }), nil
+}
+
+func (o *others) folder(folder string) *otherFolder {
 	f := o.folders[folder]
 	if f == nil {
 		if o.folders == nil {
@@ -72,6 +101,11 @@ func (o *others) checkFolder(b *Backend, folder string, v volume.Volume, p volum
 		f = &otherFolder{}
 		o.folders[folder] = f
 	}
+	return f
+}
+
+func (o *others) checkFolder(b *Backend, folder string, v volume.Volume, p volume.RelPath) error {
+	f := o.folder(folder)
 	if err := f.read(b, folder); err != nil {
 		return fmt.Errorf("%w: volume %s: where the volumes of another cluster are (%s): %w", volume.ErrUnknown, v.Name, path.Join(b.path, folder), err)
 	}
