@@ -16,7 +16,7 @@ const expireEvery = time.Hour
 // putAway archives v. It needs the lock of v's name.
 func (m *Manager) putAway(ctx context.Context, v Volume) error {
 	if m.archive == nil {
-		return fmt.Errorf("%w: volume %s is to be archived, and pool %s keeps no archives", ErrUnsupported, v.Name, m.pool.Name)
+		return m.noArchives(v)
 	}
 	if err := m.alone(v); err != nil {
 		return err
@@ -25,6 +25,10 @@ func (m *Manager) putAway(ctx context.Context, v Volume) error {
 		return err
 	}
 	return m.moveAside(ctx, v)
+}
+
+func (m *Manager) noArchives(v Volume) error {
+	return fmt.Errorf("%w: volume %s is to be archived, and pool %s keeps no archives", ErrUnsupported, v.Name, m.pool.Name)
 }
 
 // moveAside archives v, which is exported no more.

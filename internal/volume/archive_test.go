@@ -391,4 +391,10 @@ func TestPoolsWithoutArchives(t *testing.T) {
 		t.Errorf("expired %d, %v", n, err)
 	}
 	wantStates(t, f, map[string]volume.State{"pvc-old": volume.StateReady})
+	// One that another version has begun to archive is not thrown away either.
+	f.change(t, "pvc-old", func(v *volume.Volume) { v.State, v.ArchivePath = volume.StateArchiving, "archived-pvc-old" })
+	if _, err := volume.NewManager(p).Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantStates(t, f, map[string]volume.State{"pvc-old": volume.StateArchiving})
 }

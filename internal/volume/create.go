@@ -83,7 +83,7 @@ func (m *Manager) goOn(ctx context.Context, s Spec, v Volume) (Volume, error) {
 	if v.State == StateReady {
 		return v, nil
 	}
-	s.Export = v.Export
+	s.Export, s.Owner = v.Export, v.Owner
 	s.From = nil
 	var source Volume
 	if v.RestoredFrom != (Name{}) {
@@ -203,7 +203,7 @@ func (m *Manager) group(s Spec, source Volume) (uint32, error) {
 func (m *Manager) source(ctx context.Context, s *Spec) (Volume, error) {
 	if s.From == nil && s.Existing != "" && s.Existing != ExistingRefuse {
 		for _, v := range m.paths.at(s.Path) {
-			if !v.mayBecome(*s) || v.Shared && s.Existing == ExistingShare {
+			if v.Name == s.Name || !v.mayBecome(*s) || v.Shared && s.Existing == ExistingShare {
 				continue
 			}
 			abandoned, err := m.abandoned(ctx, v.Name)

@@ -64,7 +64,10 @@ func (m *Manager) Recover(ctx context.Context) ([]export.Export, error) {
 
 // finish ends a deletion that was cut off.
 func (m *Manager) finish(ctx context.Context, v Volume) error {
-	if v.State == StateArchiving && m.archive != nil {
+	if v.State == StateArchiving {
+		if m.archive == nil {
+			return m.noArchives(v)
+		}
 		return m.moveAside(ctx, v)
 	}
 	return m.discardWithdrawn(ctx, v)

@@ -109,3 +109,52 @@ func TestDeleteOfARestoreThatWasCutOff(t *testing.T) {
 	f.delete(t, "pvc-2")
 	wantCalls(t, f, "Withdraw 2", "Archive pvc-2")
 }
+
+// A group of its own is given back once, however often its volume's making was begun.
+func TestGroupsOfVolumesThatWereCutOffAreGivenBack(t *testing.T) {
+	f := newFixture(t)
+	s := spec(t, "pvc-1")
+	s.GIDs = volume.GIDRange{First: 5000, Last: 5000}
+	f.backend.cutOff = errDisk
+	for range 3 {
+		if _, err := f.Create(t.Context(), s); !errors.Is(err, errDisk) {
+			t.Fatalf("got error %v", err)
+		}
+	}
+	f.backend.cutOff = nil
+	if v, err := f.Create(t.Context(), s); err != nil || v.Owner.GID != 5000 {
+		t.Fatalf("group %d, %v", v.Owner.GID, err)
+	}
+	f.delete(t, "pvc-1")
+	next := spec(t, "pvc-2")
+	next.GIDs = s.GIDs
+	if v, err := f.Create(t.Context(), next); err != nil || v.Owner.GID != 5000 {
+		t.Errorf("group %d, %v", v.Owner.GID, err)
+	}
+}
+
+// Nobody knows whether there is a record, and then there is none: what the first try
+// has noted is in nobody's way, the second one's own least of all.
+func TestReuseAfterATryOfUnknownOutcome(t *testing.T) {
+	f := newFixture(t)
+	f.AskWanted(notWanted)
+	s := specAt(t, "pvc-1", "ns/a")
+	s.Existing = volume.ExistingReuse
+	got := 0
+	f.journal.hook(func(_ context.Context, call string) error {
+		if call == "Create pvc-1" {
+			return errDisk
+		}
+		if call == "Get pvc-1" {
+			if got++; got > 1 { // after Create
+				return errDisk
+			}
+		}
+		return nil
+	})
+	if _, err := f.Create(t.Context(), s); !errors.Is(err, errDisk) {
+		t.Fatalf("got error %v", err)
+	}
+	f.journal.hook(nil)
+	f.createAt(t, "pvc-1", "ns/a", existing(volume.ExistingReuse))
+}
