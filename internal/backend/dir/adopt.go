@@ -123,7 +123,7 @@ func (b *Backend) Folders(ctx context.Context) ([]string, error) {
 	for {
 		entries, err := d.ReadDir(1024)
 		for _, e := range entries {
-			if e.IsDir() && e.Name() != Private && e.Name() != "lost+found" {
+			if e.IsDir() && e.Name() != Private && e.Name() != lostFound {
 				names = append(names, e.Name())
 			}
 		}

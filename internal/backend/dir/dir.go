@@ -144,7 +144,7 @@ func (b *Backend) plan(ctx context.Context, s volume.Spec) (volume.Volume, error
 			return v, foreign
 		}
 		v.QuotaID, v.Limit = from.QuotaID, from.Limit
-	case there && (s.Existing == "" || s.Existing == volume.ExistingRefuse):
+	case there && (s.Existing == "" || s.Existing == volume.ExistingRefuse || overlap(lostFound, v.Path.String())):
 		return v, foreign
 	case there:
 		d, err := b.openFound(v.Path)

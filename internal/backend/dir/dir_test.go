@@ -273,6 +273,8 @@ func TestOpenRefusesBadRoots(t *testing.T) {
 func FuzzRecord(f *testing.F) {
 	f.Add([]byte(`{"version": 1, "name": "pvc-1", "path": "pvc-1", "state": "ready"}`))
 	f.Add([]byte(`{"version": 1, "name": "pvc-1", "path": "../x", "state": "ready"}`))
+	f.Add([]byte(`{"version": 1, "name": "pvc-1", "path": "ns/a", "state": "archived", "archivePath": ".berth/archive/pvc-1/ns/a"}`))
+	f.Add([]byte(`{"version": 1, "name": "pvc-1", "path": "ns/a", "state": "archived", "archivePath": ".berth/archive/../../x"}`))
 	n, err := volume.ParseName("pvc-1")
 	if err != nil {
 		f.Fatal(err)
@@ -282,7 +284,8 @@ func FuzzRecord(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if v.Name != n || !filepath.IsLocal(v.Path.String()) {
+		if v.Name != n || !filepath.IsLocal(v.Path.String()) || v.ArchivePath != "" && filepath.Clean(v.ArchivePath) != v.ArchivePath ||
+			!filepath.IsLocal("./"+v.ArchivePath) {
 			t.Errorf("accepted %+v", v)
 		}
 	})

@@ -97,7 +97,7 @@ type known struct {
 
 func (b *Backend) known(ctx context.Context) (known, error) {
 	k := known{
-		paths:   map[string]bool{Private: true, "lost+found": true},
+		paths:   map[string]bool{Private: true, lostFound: true},
 		folders: map[string]bool{".": true},
 	}
 	records, err := b.records.names()

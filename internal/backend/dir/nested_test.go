@@ -186,6 +186,17 @@ func TestTakingOver(t *testing.T) {
 	if is.Mode() != fs.ModeDir|fs.ModeSetgid|0o770 || v.Owner != (volume.Owner{UID: owner.Uid, GID: owner.Gid, Mode: 0o2770}) {
 		t.Errorf("mode is %v, the record says %+v", is.Mode(), v.Owner)
 	}
+	// What a file system has found is nobody's to take.
+	if err := os.MkdirAll(filepath.Join(p.root, "lost+found/x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"lost+found", "lost+found/x"} {
+		s := volumetest.SpecAt(t, "pvc-2", path)
+		s.Existing = volume.ExistingShare
+		if _, err := p.Create(t.Context(), s); !errors.Is(err, volume.ErrForeign) {
+			t.Errorf("Create at %s: %v", path, err)
+		}
+	}
 	// A file is no directory to take over.
 	file := filepath.Join(p.root, "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {

@@ -42,7 +42,11 @@ func Folder(cluster string) string {
 	return clusters + "/" + cluster
 }
 
-const clusters = Private + "/clusters"
+const (
+	clusters = Private + "/clusters"
+	// What file systems that were damaged put there may be anybody's.
+	lostFound = "lost+found"
+)
 
 // Open opens the pool at root, an absolute path of an existing directory, and
 // takes its lock: at any time one process works on a root. A pool that another
