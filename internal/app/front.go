@@ -117,7 +117,7 @@ func frontPool(c config.Pool, volumes kube.Volumes, identity string) (*kube.Pool
 	if c.Subdir == nil {
 		return p, nil
 	}
-	p.Share = &kube.Share{Server: c.Subdir.Server, Existing: d.Existing}
+	p.Share = &kube.Share{Server: c.Subdir.Server, Path: c.Subdir.Path, Existing: d.Existing}
 	if d.PathPattern != "" {
 		pattern, err := pathpattern.Parse(d.PathPattern)
 		if err != nil {

@@ -204,7 +204,7 @@ func failing(client *fake.Clientset, verb, resource string) {
 // newProvisioner makes a provisioner whose server's address is "nfs".
 func newProvisioner(client *fake.Clientset, pools ...*Pool) *provisioner {
 	return &provisioner{
-		client: client, pools: pools, cluster: clusterUID, taker: newLoneTaker(client, pools[0].Instance),
+		client: client, pools: pools, volumes: listerOf(), cluster: clusterUID, taker: newLoneTaker(client, pools[0].Instance),
 		advisor: newTestAdvisor(time.Now),
 		address: newAddressResolver(client, "nfs", 2049, false, true), log: quiet(), observe: func(string, time.Duration, error) {},
 	}

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
 
 	"github.com/berth-storage/berth/internal/export"
@@ -48,6 +49,7 @@ type Pool struct {
 // Share is the share of an NFS server that a pool's volumes lie on.
 type Share struct {
 	Server   string               // as PersistentVolumes name it
+	Path     string               // likewise
 	Existing volume.Existing      // if the class does not say
 	Pattern  *pathpattern.Pattern // likewise; nil: the default path
 }
@@ -56,6 +58,7 @@ type Share struct {
 type provisioner struct {
 	client  kubernetes.Interface
 	pools   []*Pool
+	volumes corelisters.PersistentVolumeLister
 	cluster string
 	address addressResolver
 	taker   *taker
@@ -79,6 +82,9 @@ func (p *provisioner) Provision(ctx context.Context, o controller.ProvisionOptio
 	}
 	spec, err := specOf(o.PVC, o.StorageClass, p.cluster, params)
 	if err != nil {
+		return nil, stateOf(err), err
+	}
+	if err := p.checkMounted(params.pool, spec); err != nil {
 		return nil, stateOf(err), err
 	}
 	server, err := p.serverOf(ctx, params.pool)
