@@ -23,7 +23,13 @@ import (
 // blocks are the code blocks of a page in docs/deploy that are marked with language.
 func blocks(t *testing.T, page, language string) []string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(shared.repository, "docs", "deploy", page))
+	return blocksOf(t, filepath.Join("deploy", page), language)
+}
+
+// blocksOf is blocks for any page in docs.
+func blocksOf(t *testing.T, page, language string) []string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(shared.repository, "docs", page))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +110,7 @@ func (s *site) flags(words []string) {
 
 // The pages are followed to the letter, from an empty cluster back to an empty one.
 func TestPages(t *testing.T) {
-	pages := map[string]int{"deployment.md": 1, "daemonset.md": 2, "pod.md": 1, "statefulset.md": 1, "openshift.md": 1, "outside.md": 0, "README.md": 0}
+	pages := map[string]int{"nfs-subdir.md": 0, "deployment.md": 1, "daemonset.md": 2, "pod.md": 1, "statefulset.md": 1, "openshift.md": 1, "outside.md": 0, "README.md": 0}
 	files, err := filepath.Glob(filepath.Join(shared.repository, "docs", "deploy", "*.md"))
 	if err != nil || len(files) != len(pages) {
 		t.Errorf("there are %d pages in docs/deploy, and %d are tested (%v)", len(files), len(pages), err)
@@ -121,6 +127,8 @@ func TestPages(t *testing.T) {
 				s.disk(all[0])
 			case "openshift.md":
 				s.openShift()
+			case "nfs-subdir.md":
+				s.shareNode("nfs.example.com:/srv/share")
 			}
 			t.Cleanup(func() {
 				if t.Failed() {
@@ -147,17 +155,7 @@ func (s *site) volumes() []v1.PersistentVolume {
 
 // The kustomization that a page shows changes all that it says.
 func TestKustomizationOfThePage(t *testing.T) {
-	shown := blocks(t, "README.md", "yaml")
-	if len(shown) != 1 {
-		t.Fatalf("the page shows %d kustomizations, want 1", len(shown))
-	}
-	s := newSite(t)
-	folder := t.TempDir()
-	relative, err := filepath.Rel(folder, shared.repository)
-	s.must(err)
-	text := strings.ReplaceAll(shown[0], "../berth/", relative+"/")
-	s.must(os.WriteFile(filepath.Join(folder, "kustomization.yaml"), []byte(text), 0o600))
-	rendered := s.kubectl("kustomize", folder)
+	rendered := newSite(t).renderShown("README.md")
 	for _, want := range []string{
 		"image: registry.example.com/berth:v1", "- -provisioner=storage.example.com/nfs", "provisioner: storage.example.com/nfs", "path: /mnt/data",
 		"kind: Namespace\nmetadata:\n  labels:\n    pod-security.kubernetes.io/enforce: privileged\n  name: storage",
@@ -172,9 +170,38 @@ func TestKustomizationOfThePage(t *testing.T) {
 			t.Errorf("it leaves %q", unwanted)
 		}
 	}
-	if _, err := shared.cluster.KubectlApply(t.Context(), []byte(rendered), "--dry-run=client", "--validate=strict"); err != nil {
-		t.Error(err)
+}
+
+// So does that of the page about shares.
+func TestKustomizationOfTheShare(t *testing.T) {
+	rendered := newSite(t).renderShown("nfs-subdir.md")
+	for want, times := range map[string]int{
+		"image: registry.example.com/berth-nfs-subdir:v1": 1, "value: storage.example.com/nas": 1, "value: 10.0.0.7": 1, "server: 10.0.0.7": 1,
+		"value: /volume1/kubernetes": 1, "path: /volume1/kubernetes": 1, "provisioner: storage.example.com/nas": 1, "example.com/share": 0, "/srv/share": 0,
+	} {
+		if n := strings.Count(rendered, want); n != times {
+			t.Errorf("it has %q %d times, want %d", want, n, times)
+		}
 	}
+}
+
+// renderShown gives what the one kustomization that a page shows makes of the manifests,
+// which has to be valid.
+func (s *site) renderShown(page string) string {
+	s.t.Helper()
+	shown := blocks(s.t, page, "yaml")
+	if len(shown) != 1 {
+		s.t.Fatalf("the page shows %d kustomizations, want 1", len(shown))
+	}
+	folder := s.t.TempDir()
+	relative, err := filepath.Rel(folder, shared.repository)
+	s.must(err)
+	text := strings.ReplaceAll(shown[0], "../berth/", relative+"/")
+	s.must(os.WriteFile(filepath.Join(folder, "kustomization.yaml"), []byte(text), 0o600))
+	rendered := s.kubectl("kustomize", folder)
+	_, err = shared.cluster.KubectlApply(s.t.Context(), []byte(rendered), "--dry-run=client", "--validate=strict")
+	s.must(err)
+	return rendered
 }
 
 // The configuration that a page shows is the sample that it names.

@@ -34,8 +34,9 @@ const namespace = "berth"
 
 // site is what a test has for itself: the cluster, empty, and its nodes.
 type site struct {
-	t     *testing.T
-	nodes []*node
+	t         *testing.T
+	nodes     []*node
+	namespace string // of Berth
 }
 
 // node is one of the cluster.
@@ -45,7 +46,7 @@ type node struct {
 	host string // folder that stands for its root
 }
 
-func newSite(t *testing.T) *site { return &site{t: t} }
+func newSite(t *testing.T) *site { return &site{t: t, namespace: namespace} }
 
 func (s *site) must(err error) {
 	s.t.Helper()
@@ -194,12 +195,12 @@ func (s *site) ready(n *node) *pod.Pod {
 	s.t.Helper()
 	var found *pod.Pod
 	s.until("a pod of Berth is ready on "+n.name, func() bool {
-		list, err := shared.client.CoreV1().Pods(namespace).List(s.t.Context(), metav1.ListOptions{})
+		list, err := shared.client.CoreV1().Pods(s.namespace).List(s.t.Context(), metav1.ListOptions{})
 		s.must(err)
 		for _, p := range list.Items {
 			for _, c := range p.Status.Conditions {
 				if p.Spec.NodeName == n.name && p.DeletionTimestamp == nil && c.Type == v1.PodReady && c.Status == v1.ConditionTrue {
-					found = n.Pod(namespace, p.Name)
+					found = n.Pod(s.namespace, p.Name)
 				}
 			}
 		}

@@ -5,6 +5,7 @@ package deploy
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -91,17 +92,24 @@ func (s *site) old(folder, claim, at, class string) *v1.PersistentVolume {
 // oldShare is that of the manifests that its users have.
 var oldShare = harness.Share{Provisioner: "k8s-sigs.io/nfs-subdir-external-provisioner", Server: "192.168.11.54", Path: "/mnt/inspurfs"}
 
+// newOldSite is a site whose user has nfs-subdir-external-provisioner, which is not at
+// work now: its pod finds no node.
+func newOldSite(t *testing.T) *site {
+	s := newSite(t)
+	s.namespace = "default"
+	s.apply("test/deploy/testdata/nfs-subdir")
+	return s
+}
+
 // Whoever has nfs-subdir-external-provisioner changes the image, and nothing else: the
 // volumes that it made are Berth's then.
 func TestManifestsOfNFSSubdirWithAnotherImage(t *testing.T) {
-	s := newSite(t)
-	n, folder := s.shareNode(oldShare.Server + ":" + oldShare.Path)
-	const path = "test/deploy/testdata/nfs-subdir"
-	s.apply(path)
-	s.kubectl("scale", "-n", namespace, "deployment/nfs-client-provisioner", "--replicas=0")
+	s := newOldSite(t)
+	folder := t.TempDir()
+	s.must(os.Chmod(folder, 0o755))
 	s.old(folder, "old", "default/old-path", "managed-nfs-storage")
 	kept := s.old(folder, "kept", "default/kept-path", "managed-nfs-storage")
-	s.kubectl("scale", "-n", namespace, "deployment/nfs-client-provisioner", "--replicas=1")
+	n := s.nodeWith(shared.subdir, map[string]string{oldShare.Server + ":" + oldShare.Path: folder})
 	running := s.ready(n)
 	s.until("the volumes are adopted", func() bool { return strings.Contains(running.Log(), "volumes=2") })
 
@@ -113,7 +121,8 @@ func TestManifestsOfNFSSubdirWithAnotherImage(t *testing.T) {
 		t.Errorf("the volume is %s:%s", pv.Spec.NFS.Server, pv.Spec.NFS.Path)
 	}
 	info, err := os.Stat(filepath.Join(folder, "default/test-path"))
-	if s.must(err); info.Mode().Perm() != 0o777 {
+	s.must(err)
+	if info.Mode().Perm() != 0o777 {
 		t.Errorf("its mode is %s", info.Mode())
 	}
 	for claim, at := range map[string]string{"old": "default/old-path", "test-claim": "default/test-path"} {
@@ -129,9 +138,9 @@ func TestManifestsOfNFSSubdirWithAnotherImage(t *testing.T) {
 			t.Errorf("the log does not say that it lacks %s", resource)
 		}
 	}
-	s.apply("test/deploy/testdata/nfs-subdir-more")
-	s.kubectl("rollout", "restart", "-n", namespace, "deployment/nfs-client-provisioner")
-	s.kubectl("rollout", "status", "--timeout=1m", "-n", namespace, "deployment/nfs-client-provisioner")
+	s.apply("deploy/from-nfs-subdir")
+	s.kubectl("rollout", "restart", "deployment/nfs-client-provisioner")
+	s.kubectl("rollout", "status", "--timeout=1m", "deployment/nfs-client-provisioner")
 	again := s.ready(n)
 	s.until("it serves claims", func() bool { return strings.Contains(again.Log(), "serving claims") })
 	if strings.Contains(again.Log(), without) {
@@ -140,7 +149,59 @@ func TestManifestsOfNFSSubdirWithAnotherImage(t *testing.T) {
 	// What was adopted without them is still Berth's.
 	s.deleteClaim("kept")
 	s.until("the directory is gone", func() bool { return gone(filepath.Join(folder, "default/kept-path")) })
-	if volumes := s.volumes(); slices.ContainsFunc(volumes, func(v v1.PersistentVolume) bool { return v.Name == kept.Name }) {
+	if slices.ContainsFunc(s.volumes(), func(v v1.PersistentVolume) bool { return v.Name == kept.Name }) {
 		t.Errorf("the PersistentVolume %s is still there", kept.Name)
 	}
+}
+
+// The page about moving is followed to the letter.
+func TestMovingFromNFSSubdir(t *testing.T) {
+	s := newOldSite(t)
+	folder := t.TempDir()
+	s.must(os.Chmod(folder, 0o755))
+	pv := s.old(folder, "old", "default/old-path", "managed-nfs-storage")
+	work := t.TempDir()
+	s.must(os.Mkdir(filepath.Join(work, ".kube"), 0o700))
+	for from, to := range map[string]string{
+		"deploy": filepath.Join(shared.repository, "deploy"), "test": filepath.Join(shared.repository, "test"), ".kube/config": shared.cluster.Kubeconfig(),
+	} {
+		s.must(os.Symlink(to, filepath.Join(work, from)))
+	}
+	t.Cleanup(func() {
+		_, _ = s.tryKubectl("delete", "--ignore-not-found", "-k", filepath.Join(shared.repository, "deploy/from-nfs-subdir"))
+	})
+
+	var variables, printed string
+	var n *node
+	for _, block := range blocksOf(t, "migrate-nfs-subdir.md", "console") {
+		for command := range strings.Lines(block) {
+			command = strings.TrimSpace(command)
+			switch words := strings.Fields(command); {
+			case words[0] == "mount": // a folder stands for the share
+				s.must(exec.CommandContext(t.Context(), "mount", "--bind", folder, words[len(words)-1]).Run())
+				continue
+			case words[0] == "export":
+				variables += command + "\n"
+				continue
+			case strings.HasPrefix(command, "kubectl logs"):
+				s.until("the volume is adopted", func() bool { return strings.Contains(s.ready(n).Log(), "volumes=1") })
+				continue
+			}
+			cmd := exec.CommandContext(t.Context(), "sh", "-c", variables+command)
+			cmd.Dir = work
+			cmd.Env = append(os.Environ(), "HOME="+work, "PATH="+shared.cluster.Dir+":"+filepath.Join(shared.subdir.Rootfs, "usr/bin")+":"+os.Getenv("PATH"))
+			output, err := cmd.CombinedOutput()
+			if printed += string(output); err != nil {
+				t.Fatalf("%s: %v\n%s", command, err, output)
+			}
+			if strings.HasPrefix(command, "kubectl set image") { // now there is a node that has it
+				n = s.nodeWith(shared.subdir, map[string]string{oldShare.Server + ":" + oldShare.Path: folder})
+			}
+		}
+	}
+	if want := pv.Name + ": to be adopted: claim default/old, 1048576 bytes, default/old-path, on deletion: delete\n"; !strings.Contains(printed, want) {
+		t.Errorf("%q is not said in:\n%s", want, printed)
+	}
+	s.deleteClaim("old")
+	s.until("the directory is gone", func() bool { return gone(filepath.Join(folder, "default/old-path")) })
 }
