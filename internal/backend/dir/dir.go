@@ -109,6 +109,10 @@ func (b *Backend) Create(ctx context.Context, s volume.Spec) (volume.Volume, err
 		return v, nil
 	case v.State != volume.StateCreating:
 		return volume.Volume{}, fmt.Errorf("%w: volume %s is %s", volume.ErrExists, s.Name, v.State)
+	case v.TookOver: // what was there then may have been a folder that was about to go
+		if v.TookOver, err = b.exists(v.Path.String()); err != nil {
+			return volume.Volume{}, fmt.Errorf("volume %s: %w", v.Name, err)
+		}
 	}
 	// The record comes first. A crash after it leaves a volume that is "creating":
 	// the next call goes on with it, or it is scavenged.
@@ -399,6 +403,16 @@ func (b *Backend) Discard(ctx context.Context, n volume.Name) error {
 	if before != volume.StateArchived { // what is mounted at the path of an archive is another volume
 		v.Dir = v.Path.Below(b.path)
 		if err := b.unmount(ctx, v); err != nil {
+			return err
+		}
+	}
+	if before == volume.StateCreating {
+		// It may have been cut off before it knew of another cluster's volume at its path. From
+		// that one's side: it is not made where a record of ours is, moved or not.
+		switch err := b.others.check(ctx, b, v, v.Path); {
+		case errors.Is(err, volume.ErrForeign):
+			from = nil
+		case err != nil:
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/berth-storage/berth/internal/backend/dir"
@@ -98,5 +99,58 @@ func TestPurgeEndsADiscard(t *testing.T) {
 	}
 	if _, err := os.Lstat(filepath.Dir(v.Dir)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the directory is left: %v", err)
+	}
+}
+
+// A volume that was cut off before it saw that another cluster has its path never had a
+// directory there: the one that is there is not its own.
+func TestDiscardOfABegunVolumeLeavesAnotherClusters(t *testing.T) {
+	root := t.TempDir()
+	east, west := openWith(t, root, dir.Options{Cluster: "east"}), openWith(t, root, dir.Options{Cluster: "west"})
+	theirs := next(t, west, "west-1", "team/data")
+	begun, err := east.Create(t.Context(), volumetest.SpecAt(t, "east-1", "team/dat0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(root, dir.Folder("east"), "volumes", "east-1.json")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = []byte(strings.NewReplacer("team/dat0", "team/data", `"ready"`, `"creating"`).Replace(string(text)))
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(east.Discard(t.Context(), begun.Name), east.Purge(t.Context(), begun.Name)); err != nil {
+		t.Fatal(err)
+	}
+	wantPrecious(t, theirs)
+	if _, err := east.Get(t.Context(), begun.Name); !errors.Is(err, volume.ErrNotFound) {
+		t.Errorf("its record: %v", err)
+	}
+}
+
+// What a claim was to take over may have been a folder that was just being tidied away.
+func TestCreateGoesOnWithoutWhatItWasToTakeOver(t *testing.T) {
+	p := open(t, t.TempDir())
+	s := volumetest.SpecAt(t, "pvc-1", "team")
+	s.Existing = volume.ExistingReuse
+	v, err := p.Create(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.State, v.TookOver = volume.StateCreating, true
+	if _, err := p.Update(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(v.Dir); err != nil {
+		t.Fatal(err)
+	}
+	v, err = p.Create(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(v.Dir); err != nil || v.TookOver || info.Mode().Perm() != 0o770 {
+		t.Errorf("got %+v, %v, %v", v, info, err)
 	}
 }
