@@ -8,10 +8,12 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-storage/berth/internal/btrfs"
+	"github.com/berth-storage/berth/internal/volume"
 )
 
 const (
@@ -56,27 +58,54 @@ func (r *remover) stopped() error {
 // remove removes one entry of parent, at depth directories below the tree's parent.
 func (r *remover) remove(parent *os.File, name string, depth int) error {
 	isDir, err := r.unlink(parent, name)
-	if !isDir {
-		return err
+	if isDir {
+		err = r.removeDir(parent, name, depth)
 	}
-	return r.removeDir(parent, name, depth)
+	return err
 }
 
 // unlink removes name if that is not a directory.
 func (r *remover) unlink(parent *os.File, name string) (isDir bool, err error) {
-	if err := r.stopped(); err != nil {
-		return false, err
+	for try := 1; ; try++ {
+		if err := r.stopped(); err != nil {
+			return false, err
+		}
+		// Linux answers EISDIR for a directory; see unlink(2). A server that does not know
+		// files from directories here (NFSv4) says that it is not empty, see lookAgain.
+		switch err := unix.Unlinkat(int(parent.Fd()), name, 0); {
+		case errors.Is(err, unix.EISDIR):
+			return true, nil
+		case errors.Is(err, unix.ENOTEMPTY) && try == 1:
+			lookAgain(parent)
+		default:
+			return false, pathError("unlink", name, err)
+		}
 	}
-	// Linux answers EISDIR for a directory; see unlink(2).
-	err = unix.Unlinkat(int(parent.Fd()), name, 0)
-	if errors.Is(err, unix.EISDIR) {
-		return true, nil
-	}
-	return false, pathError("unlink", name, err)
+}
+
+// lookAgain has a client of NFS ask again for what it knows to be in d. A tenant who swaps a
+// directory for a link at the right moment makes it take the one for the other,
+// for as long as it keeps that; it asks again when it sees that d has changed.
+func lookAgain(d *os.File) {
+	now := unix.NsecToTimeval(time.Now().UnixNano())
+	_ = unix.Futimes(int(d.Fd()), []unix.Timeval{now, now})
 }
 
 // removeDir removes a directory and all that is in it.
 func (r *remover) removeDir(parent *os.File, name string, depth int) error {
+	err := r.removeOpened(parent, name, depth)
+	if !errors.Is(err, volume.ErrForeign) && !errors.Is(err, unix.ENOTDIR) {
+		return err
+	}
+	lookAgain(parent)
+	isDir, err := r.unlink(parent, name)
+	if !isDir {
+		return err
+	}
+	return r.removeOpened(parent, name, depth)
+}
+
+func (r *remover) removeOpened(parent *os.File, name string, depth int) error {
 	if depth > maxDepth {
 		return r.moveUp(parent, name)
 	}
