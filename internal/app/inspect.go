@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/berth-storage/berth/internal/backend/dir"
+	"github.com/berth-storage/berth/internal/backend/subdir"
 	"github.com/berth-storage/berth/internal/config"
 	"github.com/berth-storage/berth/internal/volume"
 )
@@ -39,6 +40,9 @@ func root(p config.Pool) string {
 func inspect(ctx context.Context, p config.Pool) (dir.Inspection, error) {
 	if p.Subdir == nil {
 		return dir.Inspect(ctx, root(p), "", dir.Quota(p.Dir.Quota))
+	}
+	if err := subdir.Answers(ctx, root(p)); err != nil {
+		return dir.Inspection{}, err
 	}
 	cluster := p.Subdir.Cluster
 	if cluster == "" {

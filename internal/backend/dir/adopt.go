@@ -38,6 +38,9 @@ func OpenView(root, cluster string) (_ *View, err error) {
 	if v.b.rootDir, err = v.b.root.Open("."); err != nil {
 		return nil, fmt.Errorf("pool root: %w", err)
 	}
+	if v.b.onNFS, err = isNFS(v.b.rootDir); err != nil {
+		return nil, fmt.Errorf("pool root: %w", err)
+	}
 	v.b.private, err = v.b.root.OpenRoot(v.b.folder)
 	if errors.Is(err, fs.ErrNotExist) {
 		return v, nil
@@ -218,7 +221,7 @@ func (b *Backend) SetAdoption(a Adoption) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(b.private, adoptionFile, append(text, '\n')); err != nil {
+	if err := writeFile(b.private, b.onNFS, adoptionFile, append(text, '\n')); err != nil {
 		return fmt.Errorf("the account of what was adopted: %w", noSpace(err))
 	}
 	return nil

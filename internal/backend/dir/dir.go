@@ -65,6 +65,7 @@ type Backend struct {
 	parentsMu sync.RWMutex // held for writing while folders of volumes are removed
 	makingMu  sync.Mutex   // held while they are made
 
+	onNFS    bool
 	limiter  limiter
 	advisory error // why new volumes are not limited; nil: they are
 

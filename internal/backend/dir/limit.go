@@ -88,8 +88,8 @@ func (b *Backend) findLimiter(ctx context.Context) (l limiter, cannot, err error
 	if isBtrfs {
 		return subvolumes{b}, b.btrfsQuota(), nil
 	}
-	if nfs, err := isNFS(b.rootDir); nfs || err != nil {
-		return served{plain{b}}, errShare, err
+	if b.onNFS {
+		return served{plain{b}}, errShare, nil
 	}
 	fs, cannot := quota.Open(b.rootDir)
 	if _, unavailable := errors.AsType[*quota.UnavailableError](cannot); cannot != nil && !unavailable {

@@ -90,7 +90,8 @@ func writeHolder(f *os.File) error {
 		return err
 	}
 	_, err = f.WriteAt(text, 0)
-	return err
+	// Now, and not when it is closed: on NFS that would wait for a server that hangs.
+	return errors.Join(err, f.Sync())
 }
 
 // readHolder reads who holds the lock; it is told to people only, so a file that

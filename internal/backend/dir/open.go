@@ -74,6 +74,9 @@ func Open(ctx context.Context, root string, o Options) (_ *Backend, err error) {
 	if b.rootDir, err = b.root.Open("."); err != nil {
 		return nil, fmt.Errorf("pool root: %w", err)
 	}
+	if b.onNFS, err = isNFS(b.rootDir); err != nil {
+		return nil, fmt.Errorf("pool root: %w", err)
+	}
 	if err := b.inherit(ctx, o); err != nil {
 		return nil, fmt.Errorf("pool root %s: %w", root, err)
 	}
@@ -92,6 +95,7 @@ func Open(ctx context.Context, root string, o Options) (_ *Backend, err error) {
 	if b.records, err = openRecords(b.private, b.folder); err != nil {
 		return nil, err
 	}
+	b.records.onNFS = b.onNFS
 	if err := b.records.clean(); err != nil {
 		return nil, err
 	}
@@ -168,7 +172,7 @@ func loadIdentity(private *os.Root) (identity string, isNew bool, err error) {
 	}
 	u[6], u[8] = u[6]&0x0f|0x40, u[8]&0x3f|0x80 // version 4, RFC 9562
 	id := fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
-	if err := writeFile(private, "identity", []byte(id+"\n")); err != nil {
+	if err := writeFile(private, false, "identity", []byte(id+"\n")); err != nil {
 		return "", false, fmt.Errorf("pool identity: %w", err)
 	}
 	return id, true, nil

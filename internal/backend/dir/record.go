@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/berth-storage/berth/internal/volume"
 )
 
@@ -35,6 +37,7 @@ type record struct {
 type recordStore struct {
 	dir    *os.Root
 	folder string // see Folder; it holds dir
+	onNFS  bool
 }
 
 func openRecords(private *os.Root, folder string) (recordStore, error) {
@@ -42,7 +45,7 @@ func openRecords(private *os.Root, folder string) (recordStore, error) {
 	if err != nil {
 		return recordStore{}, fmt.Errorf("records: %w", err)
 	}
-	return recordStore{dir, folder}, nil
+	return recordStore{dir: dir, folder: folder}, nil
 }
 
 // clean removes what writes that were cut off have left. Nobody may be writing.
@@ -153,7 +156,7 @@ func (s recordStore) write(v volume.Volume) error {
 	if err != nil {
 		return fmt.Errorf("record of volume %s: %w", v.Name, err)
 	}
-	if err := writeFile(s.dir, v.Name.String()+recordSuffix, append(text, '\n')); err != nil {
+	if err := writeFile(s.dir, s.onNFS, v.Name.String()+recordSuffix, append(text, '\n')); err != nil {
 		return fmt.Errorf("record of volume %s: %w", v.Name, err)
 	}
 	return nil
@@ -184,10 +187,15 @@ func (s recordStore) remove(n volume.Name, suffix string) error {
 }
 
 // writeFile replaces a file so that after a crash it is the old or the new one,
-// whole: temporary file, fsync, rename, fsync of the folder.
-func writeFile(dir *os.Root, name string, text []byte) error {
-	temp := name + tempSuffix
-	f, err := dir.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+// whole: temporary file, fsync, rename, fsync of the folder. On NFS it passes by the
+// cache: waiting for a cached page that cannot be written no signal ends, not even the
+// last one, and so the process would not end before its server is back.
+func writeFile(dir *os.Root, onNFS bool, name string, text []byte) error {
+	temp, flags := name+tempSuffix, os.O_WRONLY|os.O_CREATE|os.O_TRUNC
+	if onNFS {
+		flags |= unix.O_DIRECT // which there takes any size, see open(2)
+	}
+	f, err := dir.OpenFile(temp, flags, 0o600)
 	if err != nil {
 		return err
 	}

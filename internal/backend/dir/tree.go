@@ -152,7 +152,7 @@ func (b *Backend) makeFolder(rel string) error {
 	if !ours {
 		mode = 0o755
 		// First the note that it is ours: a crash after it leaves a note of nothing.
-		if err := writeFile(b.private, noteOf(rel), []byte(rel+"\n")); err != nil {
+		if err := writeFile(b.private, b.onNFS, noteOf(rel), []byte(rel+"\n")); err != nil {
 			return fmt.Errorf("note of %s: %w", path.Join(b.path, rel), err)
 		}
 	}

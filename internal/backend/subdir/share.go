@@ -83,14 +83,13 @@ func (s *Share) Run(ctx context.Context, serve func(context.Context, *Backend)) 
 	retry := openRetryMin
 	for ctx.Err() == nil {
 		o, err := s.openGuarded(ctx)
-		if err == nil {
+		switch {
+		case err == nil:
 			retry = openRetryMin
-			err = s.term(ctx, o, serve)
+			s.term(ctx, o, serve)
+		case ctx.Err() == nil:
+			s.tell(fmt.Errorf("the share %s: %w", s.source, err))
 		}
-		if ctx.Err() != nil {
-			return
-		}
-		s.tell(fmt.Errorf("the share %s: %w", s.source, err))
 		select {
 		case <-ctx.Done():
 		case <-time.After(retry):
@@ -176,9 +175,8 @@ func (s *Share) openDir(ctx context.Context) (_ *opened, err error) {
 	return &opened{inner: b, dir: b, check: b.Check, close: b.Close, abandon: b.Abandon}, nil
 }
 
-// term has serve work on the open share as long as it can, and gives the reason why it
-// cannot any more.
-func (s *Share) term(ctx context.Context, o *opened, serve func(context.Context, *Backend)) error {
+// term has serve work on the open share as long as it can.
+func (s *Share) term(ctx context.Context, o *opened, serve func(context.Context, *Backend)) {
 	g := newGuard()
 	working, stop := context.WithCancelCause(ctx)
 	served := make(chan struct{})
@@ -202,7 +200,6 @@ func (s *Share) term(ctx context.Context, o *opened, serve func(context.Context,
 		}
 	}
 	s.end(o, idle)
-	return lost
 }
 
 // watch asks again and again whether the share answers. It gives the reason why it has

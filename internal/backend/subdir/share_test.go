@@ -139,7 +139,7 @@ func TestALostRootIsOpenedAnewWhenNothingWorksOnIt(t *testing.T) {
 		wantError(t, "an operation on the lost root", b.Discard(t.Context(), volumetest.Spec(t, "pvc-2").Name), volume.ErrBusy)
 		close(held)
 		time.Sleep(time.Minute)
-		r.wantStates(t, "is being opened", "available", "has to be opened anew", dir.ErrLost.Error(), "available")
+		r.wantStates(t, "is being opened", "available", "has to be opened anew: "+dir.ErrLost.Error(), "available")
 		if r.terms != 2 || !first.isClosed() || r.backend == b {
 			t.Errorf("opened %d times, the first closed: %t", r.terms, first.isClosed())
 		}
