@@ -29,7 +29,9 @@ func (a *app) exportStatic(p *pool, book *static.Book) (exports []export.Export)
 	}
 	var roots []string
 	for _, other := range a.config.Pools {
-		roots = append(roots, other.Dir.Root)
+		if other.Dir != nil { // to look at a share can take for ever
+			roots = append(roots, other.Dir.Root)
+		}
 	}
 	p.front.Static = nil
 	for _, s := range p.config.Static {

@@ -23,6 +23,7 @@ func TestStaticDirectoriesThatCanBeExported(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := newConfig(t, root)
+	c.Pools = append(c.Pools, config.Pool{Name: "nas", Subdir: &config.Subdir{Server: "nas", Path: "/vol", Root: "/nonexistent/share"}})
 	c.Pools[0].Static = []config.Static{
 		{Path: home, ExportPath: "/home", Capacity: "1Mi", Name: "home", AccessModes: []string{"ReadWriteMany"}, StorageClassName: "homes", MountOptions: []string{"hard"}},
 		{Path: "/nonexistent", ExportPath: "/nonexistent", Capacity: "1Mi", Name: "missing"},
