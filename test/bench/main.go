@@ -54,6 +54,7 @@ var phases = []phase{
 	{"kernel", "publishing exports by the kernel's NFS server, in a guest", (*bench).measureKernel},
 	{"quota", "creating volumes with and without quotas, in the test VM", (*bench).measureQuota},
 	{"purge", "freeing deleted volumes on a share and rm -rf in turns, in the test VM", (*bench).measurePurge},
+	{"share", "deleting volumes of many files on a share, with Berth in the test VM", (*bench).measureShare},
 	{"restart", "restarting Berth with many volumes", (*bench).measureRestart},
 	{"single", "claims one at a time", (*bench).measureSingle},
 	{"bind", "many claims at once, Berth and a no-op provisioner in turns", (*bench).measureBind},
@@ -125,13 +126,15 @@ type sizes struct {
 	publishTurns int // with few and with so many, of 20 publications each
 	purgeFiles   int // in a tree
 	purgeTurns   int // of Berth and of rm
+	shareFiles   int // in a volume
+	shareTurns   int // volumes that are deleted
 	restarts     int
 	restPatience time.Duration // until Berth counts as at rest
 }
 
 var (
-	fullSizes  = sizes{claims: 300, turns: 4, repeats: 4, singles: 20, resting: 1000, few: 10, many: 5000, creations: 500, manyKernel: 1000, publishTurns: 15, purgeFiles: 5000, purgeTurns: 6, restarts: 3, restPatience: 60 * time.Second}
-	quickSizes = sizes{claims: 50, turns: 1, singles: 5, resting: 100, few: 10, many: 500, creations: 30, manyKernel: 100, publishTurns: 1, purgeFiles: 1000, purgeTurns: 2, restarts: 1, restPatience: 5 * time.Second}
+	fullSizes  = sizes{claims: 300, turns: 4, repeats: 4, singles: 20, resting: 1000, few: 10, many: 5000, creations: 500, manyKernel: 1000, publishTurns: 15, purgeFiles: 5000, purgeTurns: 6, shareFiles: 200_000, shareTurns: 3, restarts: 3, restPatience: 60 * time.Second}
+	quickSizes = sizes{claims: 50, turns: 1, singles: 5, resting: 100, few: 10, many: 500, creations: 30, manyKernel: 100, publishTurns: 1, purgeFiles: 1000, purgeTurns: 2, shareFiles: 5000, shareTurns: 1, restarts: 1, restPatience: 5 * time.Second}
 )
 
 // bench is a run of the bench. Parts that several phases use are made by the

@@ -40,7 +40,8 @@ var metrics = []metric{
 	{name: "kernel_withdraw_p50_ratio_1000_vs_10"},
 	{name: "quota_create_p50_ms"},
 	{name: "quota_overhead_ratio", bar: 1.3}, // quotas of xfs, against the same without
-	{name: "purge_files_per_s"},              // of deleted volumes on a share
+	{name: "subdir_delete_pv_gone_ms_200k_files", bar: 1000},
+	{name: "purge_files_per_s"}, // of deleted volumes on a share
 	{name: "purge_ratio_vs_rm", bar: 0.8, least: true},
 	{name: "restart_5000_s", bar: 20},
 	{name: "rss_mib_1000", bar: 64},
