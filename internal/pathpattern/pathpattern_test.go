@@ -117,10 +117,47 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
+// escapes are what tenants wrote, or could have written, to leave the folder of
+// their own in provisioners of this kind.
+var escapes = []string{
+	"../..", "../../etc", "../team-b/data", "x/../../team-b", // nfs-subdir-external-provisioner: nothing was checked
+	"..", "../../../../etc/cron.d", "a/../..", "a/..", "..//", "a//../..", // local-path-provisioner, GHSA-jr3w-9vfr-c746
+	"a/b/../../..", "./..", "...", "..a/..", `..\..`, `a\..\..`, `\..\`, // csi-driver-nfs, CVE-2026-3864: by segment, and with backslashes
+	"%2e%2e/", "..%2f..", "．．/", "‥/", "..\x00", "..\n", ".. /..", "\u202e..", // spellings of the same
+	"/", "//etc", "~", "~root/.ssh", "${.PVC.name}/..", "$(id)", "`id`", "; rm -rf /", // other programs' languages
+	".berth/clusters", "archived-team-b", "lost+found", // what is not the tenant's
+}
+
+// FuzzTenant: with the class of the documents a tenant does not leave the folder of his
+// namespace.
+func FuzzTenant(f *testing.F) {
+	for _, s := range escapes {
+		f.Add(s)
+	}
+	p, err := pathpattern.Parse("${.PVC.namespace}/${.PVC.annotations.nfs.io/storage-path}")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, annotation string) {
+		v := values
+		v.Annotations = map[string]string{"nfs.io/storage-path": annotation}
+		got, ok, err := p.Path(v)
+		if err != nil {
+			return
+		}
+		if !ok || got.String() != "team" && !strings.HasPrefix(got.String(), "team/") {
+			t.Errorf("%q gives %q, %t", annotation, got, ok)
+		}
+		if below := got.Below("/share"); below != "/share/"+got.String() || strings.Contains(below, "/.") {
+			t.Errorf("%q is at %s", annotation, below)
+		}
+	})
+}
+
 // FuzzPath: whatever a class and a tenant write, the result is a path that stays
 // below where it starts.
 func FuzzPath(f *testing.F) {
-	for _, s := range []string{"..", "../..", "../../etc", "/etc", `..\..`, "a/../../b", "./x", ".berth", "", "x/", "a\x00b", "${.PVC.name}", "}", ":-"} {
+	for _, s := range append(escapes, "/etc", "./x", "", "x/", "a\x00b", "${.PVC.name}", "}", ":-") {
 		f.Add("${.PVC.namespace}/${.PVC.annotations.path}", s)
 		f.Add("${.PVC.annotations.path:-${.PV.name}}", s)
 		f.Add(s, "x")

@@ -18,6 +18,8 @@ var hostile = []string{
 	"", ".", "..", "/", "//", "../x", "a/../../b", "a/..", "a/.", "./a", `..\x`, `..\\x`, `a\b`, "/etc", "/etc/passwd", "a//b", "a/",
 	".hidden", ".hidden/x", "a/.berth/x", ".berth", "a\x00b", "\x00", "a\nb", "\n", "a\tb", "a\x7fb", "a\x1b[2Jb", "a\u0085b",
 	"\xff", "a/\xc3\x28", "caf\xe9",
+	// Of GHSA-jr3w-9vfr-c746 and CVE-2026-3864, and what would have gone past their first fixes.
+	"../..", "../../../../etc/cron.d", "a/b/../../..", "..//", "a//../..", "...", "..a/..", `a\..\..`, `\..\`, "..%2f..", "a/..\\b", "~root/.ssh",
 	strings.Repeat("x", 256), strings.Repeat("x/", 512) + "x", strings.Repeat("é", 128),
 }
 
