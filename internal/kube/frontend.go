@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"sync"
@@ -11,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller/metrics"
+
+	"github.com/berth-storage/berth/internal/volume"
 )
 
 // retryCluster is the pause between tries while the API server is away.
@@ -82,7 +85,7 @@ func (f *FrontEnd) self(ctx context.Context) instance {
 	i := instance{id: f.id(), node: f.node, room: make(map[string]room)}
 	for _, p := range f.o.Pools {
 		left, err := p.Volumes.Room(ctx)
-		if err != nil {
+		if err != nil && !errors.Is(err, volume.ErrBusy) { // a share that is away is told of once
 			f.o.Log.Warn("cannot measure a pool; other instances are asked for volumes before this one", "pool", p.Volumes.Pool(), "err", err)
 		}
 		i.room[p.Volumes.Pool()] = room(left)

@@ -178,7 +178,9 @@ func (f *FrontEnd) markPublished(ctx context.Context, p *provisioner) func(any) 
 		}
 		// If it fails it is tried again when the PersistentVolume is bound, and at
 		// each resync; meanwhile the scavenger asks whether there is one.
-		if err := pool.Volumes.MarkPublished(ctx, name); err != nil && !errors.Is(err, volume.ErrNotFound) && ctx.Err() == nil {
+		// Of a pool that is away there may be thousands.
+		err = pool.Volumes.MarkPublished(ctx, name)
+		if err != nil && !errors.Is(err, volume.ErrNotFound) && !errors.Is(err, volume.ErrBusy) && ctx.Err() == nil {
 			f.o.Log.Warn("cannot record that a PersistentVolume exists", "volume", name, "err", err)
 		}
 	}
