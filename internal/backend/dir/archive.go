@@ -110,7 +110,8 @@ func (b *Backend) Release(ctx context.Context, n volume.Name) error {
 	if err := b.unmount(ctx, v); err != nil {
 		return err
 	}
-	return b.records.remove(n, recordSuffix)
+	// A record that came again with a power failure would hold its path for good.
+	return errors.Join(b.records.remove(n, recordSuffix), syncFolder(b.records.dir))
 }
 
 // Measure implements volume.Archiver.

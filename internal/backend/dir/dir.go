@@ -455,6 +455,9 @@ func (b *Backend) Purge(ctx context.Context, n volume.Name) error {
 	if err := b.Discard(ctx, n); err != nil {
 		return err
 	}
+	if err := b.trash.Sync(); err != nil {
+		return fmt.Errorf("volume %s: the trash: %w", n, err)
+	}
 	if err := b.records.trashed(n); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
