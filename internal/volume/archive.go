@@ -46,8 +46,7 @@ func (m *Manager) moveAside(ctx context.Context, v Volume) error {
 		m.forget(v)
 		return m.pool.IDs.Free(v.Export.ID)
 	}
-	m.forget(v)
-	m.count(archived)
+	m.keep(archived)
 	return nil
 }
 
@@ -91,6 +90,9 @@ func (m *Manager) deleteArchive(ctx context.Context, n Name, check func(Volume) 
 		return err
 	}
 	defer unlockHandover()
+	if m.purge.has(n) { // another call was quicker
+		return nil
+	}
 	v, err := m.get(ctx, n)
 	if errors.Is(err, ErrNotFound) {
 		return nil
@@ -101,7 +103,7 @@ func (m *Manager) deleteArchive(ctx context.Context, n Name, check func(Volume) 
 	if err := check(v); err != nil {
 		return err
 	}
-	if v.State == StateRetained && len(m.paths.at(v.Path)) > 1 {
+	if v.State == StateRetained && m.isShared(v) {
 		return m.release(ctx, v)
 	}
 	return m.discard(ctx, v)

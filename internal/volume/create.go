@@ -282,11 +282,9 @@ func (m *Manager) count(v Volume) {
 		m.tally.add(v.Name, v.Size, 0)
 	}
 	m.gids.use(v.Owner.GID)
-	for _, p := range v.places() {
-		// Where a discarded one was there may be the next one already.
-		if err := m.paths.force(v, p); err != nil && v.State != StateDiscarded {
-			m.pool.Log.Error("two volumes lie in each other; neither is deleted as long as the other one is there", "err", err)
-		}
+	// Where a discarded one was there may be the next one already.
+	if err := m.paths.hold(v); err != nil && v.State != StateDiscarded {
+		m.pool.Log.Error("two volumes lie in each other; neither is deleted as long as the other one is there", "err", err)
 	}
 }
 

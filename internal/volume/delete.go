@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -21,6 +22,9 @@ func (m *Manager) Delete(ctx context.Context, n Name, cluster string) (err error
 		return err
 	}
 	defer unlock()
+	if m.purge.has(n) { // another call was quicker
+		return nil
+	}
 	v, err := m.get(ctx, n)
 	if errors.Is(err, ErrNotFound) {
 		return nil
@@ -49,7 +53,7 @@ func (m *Manager) end(ctx context.Context, v Volume) error {
 			return err
 		}
 		defer unlock()
-		if len(m.paths.at(v.Path)) > 1 {
+		if m.isShared(v) {
 			return m.release(ctx, v)
 		}
 	}
@@ -65,6 +69,11 @@ func (m *Manager) end(ctx context.Context, v Volume) error {
 	}
 }
 
+// isShared says whether another volume has the directory of v too.
+func (m *Manager) isShared(v Volume) bool {
+	return v.Shared && slices.ContainsFunc(m.paths.at(v.Path), func(o Volume) bool { return o.Shared && o.Name != v.Name })
+}
+
 // withdraw comes first of all: a directory renamed under a server stays reachable by
 // the handles that clients hold. A crash after it leaves a volume that is
 // exported again at the next start and deleted by the next call.
@@ -78,7 +87,10 @@ func (m *Manager) withdraw(ctx context.Context, v Volume) error {
 // alone refuses to move v's directory with another volume in it. Records that were
 // written by hand or before there was an index may say that there is one.
 func (m *Manager) alone(v Volume) error {
-	if o, found := m.paths.with(v); found && v.State != StateArchived {
+	if v.State == StateArchived || v.State == StateDiscarded {
+		return nil // what has its path may be the next one
+	}
+	if o, found := m.paths.with(v); found {
 		return fmt.Errorf("%w: volume %s is not deleted: volume %s of claim %s lies there too, at %s; if that is not so, correct its record",
 			ErrConflict, v.Name, o.Name, o.Claim, o.Path)
 	}
@@ -136,8 +148,8 @@ func (m *Manager) retain(ctx context.Context, v Volume) error {
 
 // keep notes that v has no claim any more, and where it lies.
 func (m *Manager) keep(v Volume) {
-	m.forget(v)
-	m.count(v)
+	m.tally.remove(v.Name)
+	_ = m.paths.hold(v) // it was there before
 }
 
 // purgeOne frees a discarded volume's bytes, then its export id.

@@ -34,12 +34,18 @@ func (x *paths) add(v Volume, p RelPath) error {
 	return nil
 }
 
-// force is add of what is so already. Its error is only to be told.
-func (x *paths) force(v Volume, p RelPath) error {
+// hold says that v lies where its record says, and nowhere else, whatever is in the way;
+// its error only tells of that. Meanwhile nobody gets v's place.
+func (x *paths) hold(v Volume) (err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	err := x.inTheWay(v, p)
-	x.put(v, p)
+	x.drop(v)
+	for _, p := range v.places() {
+		if inTheWay := x.inTheWay(v, p); inTheWay != nil {
+			err = inTheWay
+		}
+		x.put(v, p)
+	}
 	return err
 }
 
@@ -123,6 +129,10 @@ func (v Volume) isSame(o Volume) bool { return v.Name == o.Name }
 func (x *paths) remove(v Volume) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.drop(v)
+}
+
+func (x *paths) drop(v Volume) {
 	for _, p := range x.of[v.Name] {
 		x.top.remove(v, strings.Split(p.s, "/"))
 	}

@@ -33,7 +33,7 @@ func (m *Manager) Recover(ctx context.Context) ([]export.Export, error) {
 			m.pool.Log.Error("a volume cannot be exported: two records name one export id; remove or correct one of them",
 				"volume", v.Name, "err", err)
 			m.unusable[v.Name] = err
-			_ = m.paths.force(v, v.Path) // nor does anybody get its place
+			_ = m.paths.hold(v) // nor does anybody get its place
 			continue
 		}
 		if v.State == StateDiscarded || v.State == StateArchiving {

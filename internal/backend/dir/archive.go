@@ -51,12 +51,9 @@ func (b *Backend) Archive(ctx context.Context, n volume.Name, take func(volume.R
 	if err := b.finishArchiving(v); err != nil {
 		return volume.Volume{}, fmt.Errorf("volume %s: moving it to the archive: %w", n, err)
 	}
-	v.State = volume.StateArchived
-	if v, err = b.save(v); err != nil {
-		return volume.Volume{}, err
-	}
 	b.tidy(v.Path.String())
-	return v, nil
+	v.State = volume.StateArchived
+	return b.save(v)
 }
 
 func noDirectory(v volume.Volume) error {
@@ -161,10 +158,10 @@ func (b *Backend) restore(ctx context.Context, v volume.Volume) (*os.File, error
 	if err != nil {
 		return nil, fmt.Errorf("the content of volume %s: %w", from.Name, err)
 	}
+	b.tidy(place(from))
 	if err := errors.Join(b.syncParent(v), b.records.remove(from.Name, recordSuffix), syncFolder(b.records.dir)); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
-	b.tidy(place(from))
 	return d, nil
 }
 
@@ -188,11 +185,8 @@ func (b *Backend) undoRestore(ctx context.Context, v volume.Volume) (undone bool
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("volume %s: giving back the content of %s: %w", v.Name, from.Name, err)
 	}
-	if err := b.records.remove(v.Name, recordSuffix); err != nil {
-		return false, err
-	}
 	b.tidy(v.Path.String())
-	return true, nil
+	return true, b.records.remove(v.Name, recordSuffix)
 }
 
 // measureDepth is how many folders measure holds open; what lies deeper is not counted.

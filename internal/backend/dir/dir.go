@@ -399,6 +399,7 @@ func (b *Backend) Discard(ctx context.Context, n volume.Name) error {
 			return err
 		}
 	} else if there, err := existsIn(b.trash, n.String()); err != nil || there {
+		b.tidy(from...)
 		return err // done before; what lies at its path since then is another thing
 	}
 	if before != volume.StateArchived { // what is mounted at the path of an archive is another volume
@@ -429,14 +430,10 @@ func (b *Backend) Discard(ctx context.Context, n volume.Name) error {
 		moved = true
 		break
 	}
+	b.tidy(from...)
 	if !moved {
 		// Nothing in the trash will tell that this was done.
-		if err := b.records.trashed(n); err != nil {
-			return err
-		}
-	}
-	for _, path := range from {
-		b.tidy(path)
+		return b.records.trashed(n)
 	}
 	return nil
 }

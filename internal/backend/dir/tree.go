@@ -185,15 +185,28 @@ func (b *Backend) removeNote(rel string) error {
 	return nil
 }
 
-// tidy removes the folders that rel, which is there no more, lay in: those that Berth
-// made, as far as nothing else is in them. rmdir(2) removes nothing else. Tidying that
+// tidy removes the folders that what is not at these paths any more lay in: those that Berth
+// made, as far as nothing else is in them. rmdir(2) removes nothing else. It comes before
+// the record that says that all is done, so that a crash leaves no folders. Tidying that
 // fails is no reason to fail.
-func (b *Backend) tidy(rel string) {
+func (b *Backend) tidy(paths ...string) {
 	b.parentsMu.Lock()
 	defer b.parentsMu.Unlock()
+	for _, rel := range paths {
+		b.tidyOne(rel)
+	}
+}
+
+func (b *Backend) tidyOne(rel string) {
 	for rel = path.Dir(rel); rel != "."; rel = path.Dir(rel) {
 		if !b.isArchive(rel) {
-			if _, err := b.private.Lstat(noteOf(rel)); err != nil {
+			// Without a note it is somebody else's; or it was removed, by a run that was cut off.
+			if _, err := b.private.Lstat(noteOf(rel)); errors.Is(err, fs.ErrNotExist) {
+				if there, err := b.exists(rel); there || err != nil {
+					return
+				}
+				continue
+			} else if err != nil {
 				return
 			}
 		}
