@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/berth-storage/berth/internal/export"
 	"github.com/berth-storage/berth/internal/volume"
@@ -157,4 +159,43 @@ func TestReuseAfterATryOfUnknownOutcome(t *testing.T) {
 	}
 	f.journal.hook(nil)
 	f.createAt(t, "pvc-1", "ns/a", existing(volume.ExistingReuse))
+}
+
+// What is being purged while somebody begins to restore it is purged, and not left
+// behind without a record.
+func TestDeleteArchiveWhileItIsRestored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		f.createAt(t, "pvc-1", "ns/a", onDelete(volume.OnDeleteRetain))
+		f.delete(t, "pvc-1")
+		f.journal.take()
+		first := true
+		opened := make(chan struct{})
+		f.journal.hook(func(_ context.Context, call string) error {
+			if call == "Get pvc-1" && first {
+				first = false
+				<-opened
+			}
+			return nil
+		})
+		var done sync.WaitGroup
+		done.Go(func() {
+			if err := f.DeleteArchive(t.Context(), parseName(t, "pvc-1"), cluster); err != nil {
+				t.Error(err)
+			}
+		})
+		synctest.Wait()
+		done.Go(func() {
+			s := specAt(t, "pvc-2", "ns/a")
+			from(t, "pvc-1")(&s)
+			if _, err := f.Create(t.Context(), s); !errors.Is(err, volume.ErrNotFound) {
+				t.Errorf("got error %v, want %v", err, volume.ErrNotFound)
+			}
+		})
+		synctest.Wait()
+		close(opened)
+		done.Wait()
+		wantCalls(t, f, "Withdraw 1", "Discard pvc-1", "Create pvc-2")
+		f.createAt(t, "pvc-3", "ns/a")
+	})
 }
