@@ -103,7 +103,9 @@ func TestAdoptingFromAShare(t *testing.T) {
 			t.Errorf("record of %s (-want +got):\n%s", pv.Name, diff)
 		}
 	}
-	// Once more changes nothing, also when the class has changed.
+	// Once more changes nothing, also when the class has changed, and somebody mounts one of
+	// them by a PersistentVolume of his own.
+	s.from.Others = []PV{{Name: "by-hand", Server: nas, Path: "/share/team/app/data"}}
 	for i := range s.pvs {
 		s.pvs[i].OnDelete, s.pvs[i].OnDeleteErr = volume.OnDeleteDelete, nil
 	}

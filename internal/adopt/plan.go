@@ -184,6 +184,10 @@ const doData = "copy its data into a new claim's volume, then delete the old cla
 // is known.
 func (p *planner) volume(ctx context.Context, pv PV) (v volume.Volume, known bool, err error) {
 	name, nameErr := volume.ParseName(pv.Name)
+	i := slices.IndexFunc(p.records, func(r volume.Volume) bool { return r.Name == name })
+	if i >= 0 && p.records[i].Origin == p.from.Program() && p.records[i].Export.Path == pv.Path {
+		return p.records[i], true, nil
+	}
 	v.Path, err = p.judge.place(pv, name)
 	switch {
 	case err != nil:
@@ -192,11 +196,7 @@ func (p *planner) volume(ctx context.Context, pv PV) (v volume.Volume, known boo
 		return v, false, left(doData, "it cannot be a volume's name: %w", nameErr)
 	case pv.Claim.UID == "":
 		return v, false, left("bind it to a claim (spec.claimRef), and adopt again", "it is nobody's claim")
-	}
-	if i := slices.IndexFunc(p.records, func(r volume.Volume) bool { return r.Name == name }); i >= 0 {
-		if r := p.records[i]; r.Origin == p.from.Program() && r.Export.Path == pv.Path {
-			return r, true, nil
-		}
+	case i >= 0:
 		return v, false, left("look into the record; nothing of Berth's has that name otherwise", "Berth has a volume of its own by that name")
 	}
 	found, err := p.look(ctx, v.Path)

@@ -131,17 +131,24 @@ func (s *site) applyWith(component, path string, patches ...string) {
 	if len(patches) > 0 {
 		folder = s.overlay(folder, component, patches)
 	}
-	s.t.Cleanup(func() {
+	s.deleteAfterwards(folder)
+	s.t.Cleanup(func() { // before that
 		if s.t.Failed() {
 			s.showLogs()
 		}
+	})
+	s.kubectl("apply", "--validate=strict", "-k", folder)
+}
+
+// deleteAfterwards has what a folder says deleted at the end of the test.
+func (s *site) deleteAfterwards(folder string) {
+	s.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if _, err := shared.cluster.Kubectl(ctx, "delete", "--ignore-not-found", "-k", folder); err != nil {
 			s.t.Error(err)
 		}
 	})
-	s.kubectl("apply", "--validate=strict", "-k", folder)
 }
 
 // overlay makes a kustomization that changes another one, as people make for their own cluster.

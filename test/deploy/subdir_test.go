@@ -68,8 +68,6 @@ func TestNFSSubdir(t *testing.T) {
 // Its pod keeps to the level "baseline" of the Pod Security Standards.
 func TestNFSSubdirIsBaseline(t *testing.T) {
 	s := newSite(t)
-	s.apply("deploy/common")
-	s.kubectl("label", "--overwrite", "namespace", namespace, "pod-security.kubernetes.io/enforce=baseline")
 	s.apply("deploy/nfs-subdir", "- target: {kind: Namespace}\n  patch: |\n    - {op: replace, path: /metadata/labels/pod-security.kubernetes.io~1enforce, value: baseline}\n")
 	n, _ := s.shareNode("nfs.example.com:/srv/share")
 	s.ready(n)
@@ -167,9 +165,7 @@ func TestMovingFromNFSSubdir(t *testing.T) {
 	} {
 		s.must(os.Symlink(to, filepath.Join(work, from)))
 	}
-	t.Cleanup(func() {
-		_, _ = s.tryKubectl("delete", "--ignore-not-found", "-k", filepath.Join(shared.repository, "deploy/from-nfs-subdir"))
-	})
+	s.deleteAfterwards(filepath.Join(shared.repository, "deploy/from-nfs-subdir"))
 
 	var variables, printed string
 	var n *node
