@@ -1,0 +1,90 @@
+//go:build system
+
+package share
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/berth-storage/berth/test/vm"
+)
+
+func TestMain(m *testing.M) { vm.Main(m) }
+
+// sh runs a shell script.
+func sh(t *testing.T, script string, args ...string) string {
+	t.Helper()
+	out, err := vm.Here{}.Run(t.Context(), append([]string{"sh", "-ec", script, "sh"}, args...)...)
+	if err != nil {
+		t.Fatalf("%s: %v", script, err)
+	}
+	return out
+}
+
+// undo runs a shell script at the end of a test.
+func undo(t *testing.T, script string, args ...string) {
+	t.Helper()
+	t.Cleanup(func() {
+		if out, err := (vm.Here{}).Run(context.Background(), append([]string{"sh", "-ec", script, "sh"}, args...)...); err != nil {
+			t.Errorf("%s: %v: %s", script, err, out)
+		}
+	})
+}
+
+// newFolder makes a folder with a short path, which anybody may look into.
+func newFolder(t *testing.T) string {
+	t.Helper()
+	folder, err := os.MkdirTemp("", "") //nolint:usetesting // for its short path
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(folder); err != nil {
+			t.Error(err)
+		}
+	})
+	return folder
+}
+
+func logger(t *testing.T) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }
+
+// server is an NFS server on port 2049 that exports a folder.
+type server struct {
+	address string
+	folder  string // on its disk
+	path    string // what clients mount of that
+	shares  int
+}
+
+// newShare makes a new share on it, below the folder that it exports.
+func (s *server) newShare(t *testing.T) (path string) {
+	t.Helper()
+	s.shares++
+	name := fmt.Sprint("share-", s.shares)
+	// As root squash needs it, everybody may write.
+	sh(t, `mkdir -m 777 "$1"`, filepath.Join(s.folder, name))
+	return filepath.Join(s.path, name)
+}
+
+// patience is for a slow machine under load.
+const patience = 3 * time.Minute
+
+// startKernel exports a folder by the kernel's server, with options.
+func startKernel(t *testing.T, options string) *server {
+	t.Helper()
+	if err := vm.StartNFSD(t.Context(), vm.Here{}); err != nil {
+		t.Fatal(err)
+	}
+	folder := newFolder(t)
+	sh(t, `modprobe nfs; chmod 777 "$1"; exportfs -o "rw,insecure,no_subtree_check,$2" "*:$1"`, folder, options)
+	undo(t, `exportfs -u "*:$1"; exportfs -f`, folder)
+	return &server{address: "127.0.0.1", folder: folder, path: folder}
+}
