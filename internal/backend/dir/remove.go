@@ -30,8 +30,12 @@ const (
 // a symbolic link. It stops when ctx ends; the next call goes on. If emptied is not nil
 // it is called with the directory when that is all that is left.
 func removeTree(ctx context.Context, parent *os.File, name string, emptied func(top *os.File) error) error {
-	r := remover{ctx: ctx, busy: make(chan struct{}, removeWorkers-1), emptied: emptied}
-	err := r.remove(parent, name, 0)
+	onNFS, err := isNFS(parent)
+	if err != nil {
+		return err
+	}
+	r := remover{ctx: ctx, onNFS: onNFS, busy: make(chan struct{}, removeWorkers-1), emptied: emptied}
+	err = r.remove(parent, name, 0)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
@@ -40,6 +44,7 @@ func removeTree(ctx context.Context, parent *os.File, name string, emptied func(
 
 type remover struct {
 	ctx     context.Context
+	onNFS   bool
 	busy    chan struct{} // a token for each worker at work beside the caller
 	emptied func(top *os.File) error
 	top     *os.File              // the tree's own directory, once it is open
@@ -147,6 +152,9 @@ func removeSubvolume(parent *os.File, name string, d *os.File) bool {
 
 // empty removes the entries of d. Directories among them are given to idle workers.
 func (r *remover) empty(d *os.File, depth int) error {
+	if err := r.lookAhead(d); err != nil {
+		return err
+	}
 	if _, err := d.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
@@ -183,6 +191,25 @@ func (r *remover) empty(d *os.File, depth int) error {
 			}
 		}
 	}
+}
+
+// lookAhead has a client of NFS know what is in d, if that is much: reading a folder tells it
+// about the entries too, which it would ask for one by one else. But reading may be a change
+// to the server (XFS counts it as one when it notes the time), which makes the client
+// forget it all at the first removal. Read a second time a folder is not changed.
+func (r *remover) lookAhead(d *os.File) error {
+	const much = 64
+	if !r.onNFS {
+		return nil
+	}
+	if names, err := d.Readdirnames(much); len(names) < much {
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		return err
+	}
+	var s unix.Statx_t // which is asked of the server
+	return pathError("stat", d.Name(), unix.Statx(int(d.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS, &s))
 }
 
 // moveUp moves a directory into the tree's top, where it is met again. An empty directory
