@@ -133,7 +133,7 @@ type sizes struct {
 }
 
 var (
-	fullSizes  = sizes{claims: 300, turns: 4, repeats: 4, singles: 20, resting: 1000, few: 10, many: 5000, creations: 500, manyKernel: 1000, publishTurns: 15, purgeFiles: 5000, purgeTurns: 6, shareFiles: 200_000, shareTurns: 3, restarts: 3, restPatience: 60 * time.Second}
+	fullSizes  = sizes{claims: 300, turns: 4, repeats: 4, singles: 20, resting: 1000, few: 10, many: 5000, creations: 500, manyKernel: 1000, publishTurns: 15, purgeFiles: 5000, purgeTurns: 6, shareFiles: 200_000, shareTurns: 1, restarts: 3, restPatience: 60 * time.Second}
 	quickSizes = sizes{claims: 50, turns: 1, singles: 5, resting: 100, few: 10, many: 500, creations: 30, manyKernel: 100, publishTurns: 1, purgeFiles: 1000, purgeTurns: 2, shareFiles: 5000, shareTurns: 1, restarts: 1, restPatience: 5 * time.Second}
 )
 
