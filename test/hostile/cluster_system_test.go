@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -29,6 +30,7 @@ const stormVariable = "BERTH_TEST_STORM"
 // plan is what such a process is told.
 type plan struct {
 	Root, Cluster string
+	Beside        bool   // where it keeps archives
 	Log           string // what it has begun and ended, so that it goes on from there
 	Claims        int
 }
@@ -40,6 +42,7 @@ const (
 	made     = "made"
 	deleting = "deleting"
 	gone     = "gone"
+	taken    = "taken" // gone, and what was kept of it is another claim's
 )
 
 // cluster does what Kubernetes does: it asks for volumes until it has them, and never
@@ -71,14 +74,26 @@ func (p plan) claim(i int) (volume.Spec, error) {
 		Claim: volume.Claim{Namespace: "storm", Name: name.String(), UID: name.String()}, Owner: volume.Owner{Mode: 0o777},
 		Export: volume.ExportRef{Squash: export.SquashNone},
 	}
-	if i%2 == 1 {
+	switch i / claimsAtOnce % 8 {
+	case 1, 3, 5:
 		s.OnDelete = volume.OnDeleteArchive
+	case 2: // it shall get what the one before has left
+		before, err := volume.ParseName(fmt.Sprintf("%s-%d", p.Cluster, i-claimsAtOnce))
+		if err != nil {
+			return volume.Spec{}, err
+		}
+		s.From = &volume.Source{Archive: before}
+	case 7:
+		s.OnDelete = volume.OnDeleteRetain
 	}
 	if top >= foreignFrom {
 		s.Existing = volume.ExistingRefuse
 	}
 	return s, nil
 }
+
+// claims live so many at a time: number i begins when i-claimsAtOnce has ended.
+const claimsAtOnce = 4
 
 // foreignFrom is the first of the folders p0 to p7 in which foreign things may lie.
 const foreignFrom = 4
@@ -101,7 +116,7 @@ func (c *cluster) run(ctx context.Context) (err error) {
 	if err := c.openLog(); err != nil {
 		return err
 	}
-	if c.b, err = dir.Open(ctx, c.Root, dir.Options{Quota: dir.QuotaOff, Cluster: c.Cluster, Wait: func(dir.Holder) {}}); err != nil {
+	if c.b, err = dir.Open(ctx, c.Root, dir.Options{Quota: dir.QuotaOff, Cluster: c.Cluster, ArchiveBeside: c.Beside, Wait: func(dir.Holder) {}}); err != nil {
 		return err
 	}
 	c.m = volume.NewManager(volume.Pool{
@@ -165,12 +180,11 @@ func (c *cluster) scavenge(ctx context.Context) error {
 
 // claims has all claims live and end, some at a time.
 func (c *cluster) claims(ctx context.Context) error {
-	const atOnce = 4
 	var workers sync.WaitGroup
-	errs := make([]error, atOnce)
-	for w := range atOnce {
+	errs := make([]error, claimsAtOnce)
+	for w := range claimsAtOnce {
 		workers.Go(func() {
-			for i := w; i < c.Claims && errs[w] == nil; i += atOnce {
+			for i := w; i < c.Claims && errs[w] == nil; i += claimsAtOnce {
 				errs[w] = c.live(ctx, i)
 			}
 		})
@@ -184,6 +198,9 @@ func (c *cluster) live(ctx context.Context, i int) error {
 	s, err := c.claim(i)
 	if err != nil {
 		return err
+	}
+	if s.From != nil && c.phase(s.From.Archive) == refused {
+		s.From = nil
 	}
 	for {
 		switch c.phase(s.Name) {
@@ -212,11 +229,24 @@ func (c *cluster) ask(ctx context.Context, s volume.Spec) error {
 	for try := 1; ; {
 		v, err := c.m.Create(ctx, s)
 		inTheWay := errors.Is(err, volume.ErrExists) || errors.Is(err, volume.ErrForeign)
+		if s.From != nil && errors.Is(err, volume.ErrNotFound) && c.phase(s.From.Archive) == taken {
+			inTheWay = true // by a claim that came to its path, and was let in
+		}
 		switch {
 		case err == nil:
-			// Nothing may be in it but, after being killed, our own.
-			if err := c.check(v, true); err != nil {
+			// Nothing may be in it but what it was made from and, after being killed, our
+			// own, maybe not written to yet.
+			allowed := []string{"", v.RestoredFrom.String()}
+			if v.RestoredFrom == (volume.Name{}) {
+				allowed = append(allowed, nothing)
+			}
+			if err := c.check(v, allowed...); err != nil {
 				return err
+			}
+			if v.RestoredFrom != (volume.Name{}) {
+				if err := c.enter(taken, v.RestoredFrom); err != nil {
+					return err
+				}
 			}
 			if err := os.WriteFile(filepath.Join(v.Dir, owner), []byte(s.Name.String()), 0o600); err != nil {
 				return err
@@ -244,7 +274,7 @@ func (c *cluster) use(ctx context.Context, s volume.Spec) error {
 	time.Sleep(time.Duration(rand.IntN(200)) * time.Millisecond) //nolint:gosec // likewise
 	v, err := c.b.Get(ctx, s.Name)
 	if err == nil {
-		err = c.check(v, false)
+		err = c.check(v)
 	}
 	if err != nil {
 		return err
@@ -252,18 +282,25 @@ func (c *cluster) use(ctx context.Context, s volume.Spec) error {
 	return c.enter(deleting, s.Name)
 }
 
-// check says whether a volume is all its owner's.
-func (c *cluster) check(v volume.Volume, maybeNew bool) error {
+// nothing is what a directory without a file says about its owner.
+const nothing = "nothing"
+
+// check says whether a volume is all its owner's, or one's that is allowed too.
+func (c *cluster) check(v volume.Volume, allowed ...string) error {
 	entries, err := os.ReadDir(v.Dir)
 	if err != nil {
 		return err
 	}
-	if len(entries) == 0 && maybeNew {
-		return nil
+	is := nothing
+	if len(entries) > 0 {
+		text, err := os.ReadFile(filepath.Join(v.Dir, owner))
+		if err != nil {
+			return err
+		}
+		is = string(text)
 	}
-	text, err := os.ReadFile(filepath.Join(v.Dir, owner))
-	if err != nil || string(text) != v.Name.String() || len(entries) != 1 {
-		return fmt.Errorf("its directory holds %v, and is %q's: %w", entries, text, err)
+	if len(entries) > 1 || is != v.Name.String() && !slices.Contains(allowed, is) {
+		return fmt.Errorf("its directory holds %v, and is %q's", entries, is)
 	}
 	return nil
 }

@@ -34,7 +34,7 @@ func TestStormOfTwoClusters(t *testing.T) {
 	var clusters []*process
 	for _, name := range []string{"east", "west"} {
 		clusters = append(clusters, &process{plan: plan{
-			Root: s.mount(t, "4.2"), Cluster: name, Log: filepath.Join(t.TempDir(), name), Claims: claims,
+			Root: s.mount(t, "4.2"), Cluster: name, Beside: name == "east", Log: filepath.Join(t.TempDir(), name), Claims: claims,
 		}})
 	}
 	for _, c := range clusters {
@@ -59,11 +59,12 @@ func TestStormOfTwoClusters(t *testing.T) {
 	if killed < kills/2 {
 		t.Errorf("they were killed %d times only before they had ended", killed)
 	}
+	known := foreign.files
 	for _, c := range clusters {
-		checkEnd(t, s, c.plan)
+		known = append(known, checkEnd(t, s, c.plan)...)
 	}
 	foreign.check(t)
-	wantNoFiles(t, s.disk, foreign)
+	wantNoFiles(t, s.disk, known)
 }
 
 // process is a cluster's.
@@ -127,24 +128,30 @@ func (p *process) wantSuccess(t *testing.T, err error) {
 	}
 }
 
-// checkEnd compares what is left of a cluster with what it has done.
-func checkEnd(t *testing.T, s share, p plan) {
+// checkEnd compares what is left of a cluster with what it has done, and gives the files
+// that are kept.
+func checkEnd(t *testing.T, s share, p plan) (files []string) {
 	t.Helper()
 	c := cluster{plan: p, phases: map[volume.Name]string{}}
 	must(t, c.openLog())
 	defer c.log.Close()
-	want := map[string]bool{} // archives
+	want := map[string]volume.State{}
 	ended := map[string]int{}
 	for i := range p.Claims {
 		spec, err := p.claim(i)
 		must(t, err)
-		ended[c.phases[spec.Name]]++
-		if c.phases[spec.Name] == gone && spec.OnDelete == volume.OnDeleteArchive {
-			want[spec.Name.String()] = true
+		phase := c.phases[spec.Name]
+		ended[phase]++
+		switch {
+		case phase != gone:
+		case spec.OnDelete == volume.OnDeleteArchive:
+			want[spec.Name.String()] = volume.StateArchived
+		case spec.OnDelete == volume.OnDeleteRetain:
+			want[spec.Name.String()] = volume.StateRetained
 		}
 	}
-	t.Logf("cluster %s: %v, %d archives", p.Cluster, ended, len(want))
-	if ended[gone]+ended[refused] != p.Claims || ended[gone] == 0 || ended[refused] == 0 {
+	t.Logf("cluster %s: %v, %d kept", p.Cluster, ended, len(want))
+	if ended[gone]+ended[refused]+ended[taken] != p.Claims || ended[gone]*ended[refused]*ended[taken] == 0 {
 		t.Errorf("cluster %s: its claims ended as %v", p.Cluster, ended)
 	}
 	found, err := dir.Inspect(t.Context(), s.disk, p.Cluster, dir.QuotaOff)
@@ -152,25 +159,31 @@ func checkEnd(t *testing.T, s share, p plan) {
 	for _, problem := range found.Problems {
 		t.Errorf("cluster %s: %v", p.Cluster, problem)
 	}
+	apart := 0
 	for _, r := range found.Reports {
 		name := r.Name.String()
-		if !want[name] || r.State != volume.StateArchived {
-			t.Errorf("cluster %s: a record of volume %s is left, %s", p.Cluster, name, r.State)
+		if want[name] != r.State {
+			t.Errorf("cluster %s: volume %s is %s, want %q", p.Cluster, name, r.State, want[name])
 		}
 		delete(want, name)
-		if err := c.check(r.Volume, false); err != nil {
-			t.Errorf("archive %s: %v", name, err)
+		if err := c.check(r.Volume); err != nil {
+			t.Errorf("what is kept of %s: %v", name, err)
+		}
+		files = append(files, filepath.Join(r.Dir, owner))
+		if strings.HasPrefix(r.ArchivePath, dir.Private) {
+			apart++
 		}
 	}
 	for name := range want {
-		t.Errorf("cluster %s: volume %s is to be archived and has no record", p.Cluster, name)
+		t.Errorf("cluster %s: volume %s is to be kept and has no record", p.Cluster, name)
 	}
-	for folder, wanted := range map[string]int{"trash": 0, "archive": len(found.Reports)} {
+	for folder, wanted := range map[string]int{"trash": 0, "archive": apart} {
 		entries, err := os.ReadDir(filepath.Join(s.disk, dir.Folder(p.Cluster), folder))
 		if err != nil || len(entries) != wanted {
 			t.Errorf("cluster %s: %s holds %v, %v; want %d", p.Cluster, folder, entries, err, wanted)
 		}
 	}
+	return files
 }
 
 // foreign is what was there before, of nobody's records.
@@ -196,8 +209,8 @@ func (f foreign) check(t *testing.T) {
 	}
 }
 
-// wantNoFiles says whether anything but folders, and what is foreign, lies outside of Berth's own.
-func wantNoFiles(t *testing.T, disk string, f foreign) {
+// wantNoFiles says whether anything but folders, and what is known, lies outside of Berth's own.
+func wantNoFiles(t *testing.T, disk string, known []string) {
 	t.Helper()
 	must(t, filepath.WalkDir(disk, func(path string, d fs.DirEntry, err error) error {
 		switch {
@@ -205,7 +218,7 @@ func wantNoFiles(t *testing.T, disk string, f foreign) {
 			return err
 		case d.Name() == dir.Private:
 			return fs.SkipDir
-		case !d.IsDir() && !slices.Contains(f.files, path):
+		case !d.IsDir() && !slices.Contains(known, path):
 			t.Errorf("%s is left", path)
 		}
 		return nil
