@@ -35,7 +35,7 @@ func Serve(ctx context.Context, c config.Config, out io.Writer) (err error) {
 		}
 		return err
 	}
-	a.log.Info("berth", "version", Version, "pools", len(a.pools))
+	a.log.Info("berth", "version", Version, "pools", len(a.config.Pools))
 	return a.run(ctx)
 }
 
