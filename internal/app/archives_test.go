@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -76,7 +77,9 @@ func (a *archivePool) serve(t *testing.T) (stop func()) {
 	stop = func() { cancel(); serving.Wait() }
 	t.Cleanup(stop)
 	for {
-		if _, err := os.Stat(controlSocket(runDir(a.app.config), a.backend.Identity())); err == nil {
+		// That the socket is there does not say that anybody listens yet.
+		if c, err := net.Dial("unix", controlSocket(runDir(a.app.config), a.backend.Identity())); err == nil {
+			_ = c.Close()
 			return stop
 		}
 		time.Sleep(time.Millisecond)
