@@ -5,6 +5,7 @@ package hostile
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -41,23 +42,14 @@ func TestStormOfTwoClusters(t *testing.T) {
 		c.start(t)
 		t.Cleanup(c.kill)
 	}
-	killed := 0
-	for killed < kills {
-		time.Sleep(time.Duration(rand.IntN(1500)) * time.Millisecond) //nolint:gosec // at any moment
-		c := clusters[rand.IntN(len(clusters))]                       //nolint:gosec // whichever
-		if c.ended(t) {
-			break
-		}
+	for range kills {
+		c := clusters[rand.IntN(len(clusters))] //nolint:gosec // whichever
+		c.goOn(t, 1+rand.IntN(8))               //nolint:gosec // and whenever
 		c.kill()
-		killed++
 		c.start(t)
 	}
 	for _, c := range clusters {
 		c.wait(t)
-	}
-	t.Logf("killed %d times", killed)
-	if killed < kills/2 {
-		t.Errorf("they were killed %d times only before they had ended", killed)
 	}
 	known := foreign.files
 	for _, c := range clusters {
@@ -97,17 +89,27 @@ func (p *process) kill() {
 	p.done <- err
 }
 
-// ended says whether it has come to the end of all its claims.
-func (p *process) ended(t *testing.T) bool {
+// goOn waits until it has done something n times more.
+func (p *process) goOn(t *testing.T, n int) {
 	t.Helper()
-	select {
-	case err := <-p.done:
-		p.done <- err
-		p.wantSuccess(t, err)
-		return true
-	default:
-		return false
+	for want := p.lines(t) + n; p.lines(t) < want; {
+		select {
+		case err := <-p.done:
+			p.done <- err
+			t.Fatalf("cluster %s has ended: %v:\n%s", p.Cluster, err, p.output.String())
+		case <-time.After(5 * time.Millisecond):
+		}
 	}
+}
+
+// lines counts what it has logged.
+func (p *process) lines(t *testing.T) int {
+	t.Helper()
+	text, err := os.ReadFile(p.Log)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return bytes.Count(text, []byte("\n"))
 }
 
 func (p *process) wait(t *testing.T) {

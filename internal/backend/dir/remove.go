@@ -208,8 +208,7 @@ func (r *remover) lookAhead(d *os.File) error {
 		}
 		return err
 	}
-	var s unix.Statx_t // which is asked of the server
-	return pathError("stat", d.Name(), unix.Statx(int(d.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS, &s))
+	return askAgain(d)
 }
 
 // moveUp moves a directory into the tree's top, where it is met again. An empty directory

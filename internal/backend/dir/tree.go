@@ -20,7 +20,41 @@ import (
 const resolve = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV
 
 // openBelow opens a directory by its path below the root.
-func (b *Backend) openBelow(rel string) (*os.File, error) { return openBelow(b.rootDir, rel, resolve) }
+//
+// What a name stands for, a client of NFS remembers for half a minute, and another cluster
+// may have moved that to its trash meanwhile. It asks again when it sees that the folder
+// has changed, so each folder on the way is asked about first.
+func (b *Backend) openBelow(rel string) (*os.File, error) {
+	if !b.onNFS {
+		return openBelow(b.rootDir, rel, resolve)
+	}
+	at := b.rootDir
+	for element := range strings.SplitSeq(rel, "/") {
+		err := askAgain(at)
+		var next *os.File
+		if err == nil {
+			next, err = openBelow(at, element, resolve)
+		}
+		if at != b.rootDir {
+			err = errors.Join(err, at.Close())
+		}
+		if err != nil {
+			return nil, err
+		}
+		at = next
+	}
+	if err := askAgain(at); err != nil {
+		return nil, errors.Join(err, at.Close())
+	}
+	return at, nil
+}
+
+// askAgain has a client of NFS ask the server whether d has changed.
+func askAgain(d *os.File) error {
+	var s unix.Statx_t
+	err := unix.Statx(int(d.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS, &s)
+	return pathError("stat", d.Name(), err)
+}
 
 func openBelow(folder *os.File, rel string, resolve uint64) (*os.File, error) {
 	where := path.Join(folder.Name(), rel)
