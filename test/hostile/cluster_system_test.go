@@ -228,10 +228,8 @@ func (c *cluster) ask(ctx context.Context, s volume.Spec) error {
 	const tries = 3
 	for try := 1; ; {
 		v, err := c.m.Create(ctx, s)
-		inTheWay := errors.Is(err, volume.ErrExists) || errors.Is(err, volume.ErrForeign)
-		if s.From != nil && errors.Is(err, volume.ErrNotFound) && c.phase(s.From.Archive) == taken {
-			inTheWay = true // by a claim that came to its path, and was let in
-		}
+		// Not found is what another claim of this cluster has just got.
+		inTheWay := errors.Is(err, volume.ErrExists) || errors.Is(err, volume.ErrForeign) || errors.Is(err, volume.ErrNotFound)
 		switch {
 		case err == nil:
 			// Nothing may be in it but what it was made from and, after being killed, our
