@@ -66,6 +66,9 @@ func (b *Backend) finishArchiving(v volume.Volume) error {
 	if err != nil || there {
 		return err
 	}
+	if err := b.occupy(v.ArchivePath); err != nil {
+		return err
+	}
 	err = b.moveTo(v.Path.String(), v.ArchivePath)
 	if errors.Is(err, fs.ErrNotExist) {
 		return noDirectory(v)

@@ -235,6 +235,9 @@ func (b *Backend) undo(ctx context.Context, v volume.Volume) error {
 // makeTree makes v's directory with its limit, owner and mode. It may have been made by
 // a run that was cut off.
 func (b *Backend) makeTree(ctx context.Context, v *volume.Volume) (err error) {
+	if err := b.occupy(v.Path.String()); err != nil {
+		return err
+	}
 	var d *os.File
 	switch {
 	case v.RestoredFrom != volume.Name{}:

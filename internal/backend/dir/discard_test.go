@@ -154,3 +154,34 @@ func TestCreateGoesOnWithoutWhatItWasToTakeOver(t *testing.T) {
 		t.Errorf("got %+v, %v, %v", v, info, err)
 	}
 }
+
+// A folder that was made for a volume in it, and stayed because something else was there
+// too, may have become a volume's, which is empty yet.
+func TestTidyingLeavesEmptyVolumes(t *testing.T) {
+	for _, cluster := range []string{"east", "west"} {
+		t.Run(cluster, func(t *testing.T) {
+			root := t.TempDir()
+			east, west := openWith(t, root, dir.Options{Cluster: "east"}), openWith(t, root, dir.Options{Cluster: "west"})
+			old := next(t, east, "east-1", "team/a/x")
+			foreign := filepath.Join(root, "team/a/foreign")
+			if err := os.WriteFile(foreign, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(east.Discard(t.Context(), old.Name), os.Remove(foreign)); err != nil {
+				t.Fatal(err)
+			}
+			s := volumetest.SpecAt(t, cluster+"-2", "team/a")
+			s.Existing = volume.ExistingReuse
+			v, err := map[string]*pool{"east": east, "west": west}[cluster].Create(t.Context(), s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := east.Purge(t.Context(), old.Name); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := os.Stat(v.Dir); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

@@ -1,6 +1,7 @@
 package dir
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -212,6 +213,20 @@ func noteOf(rel string) string {
 	return "parents/" + hex.EncodeToString(sum[:16])
 }
 
+// occupy has nobody tidy away what is at rel or comes there: it is a volume's, or an archive,
+// and may be empty. It may have been a folder that volumes lay in before.
+func (b *Backend) occupy(rel string) error {
+	b.parentsMu.RLock()
+	defer b.parentsMu.RUnlock()
+	return b.removeNote(rel)
+}
+
+// isOthers says whether a volume of another cluster may be at rel.
+func (b *Backend) isOthers(rel string) bool {
+	p, err := volume.ParseRelPath(rel)
+	return err != nil || b.others.check(context.Background(), b, volume.Volume{}, p) != nil
+}
+
 func (b *Backend) removeNote(rel string) error {
 	if err := b.private.Remove(noteOf(rel)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -240,7 +255,7 @@ func (b *Backend) tidyOne(rel string) {
 					return
 				}
 				continue
-			} else if err != nil {
+			} else if err != nil || b.isOthers(rel) {
 				return
 			}
 		}
