@@ -16,13 +16,16 @@ var ErrLost = errors.New("the root was lost")
 // Check asks the file system whether the root is there and still this process's. It is
 // for roots on a network, and hangs if that does. ErrLost if the root or its lock are gone.
 func (b *Backend) Check() error {
-	var s unix.Statfs_t
-	err := unix.Fstatfs(int(b.rootDir.Fd()), &s) // of NFS never answered from a cache
-	if errors.Is(err, unix.ESTALE) {
+	var s unix.Statx_t
+	err := unix.Statx(int(b.rootDir.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_NLINK, &s) // from no cache
+	switch {
+	case errors.Is(err, unix.ESTALE):
 		return fmt.Errorf("%w: %s is stale", ErrLost, b.path)
-	}
-	if err != nil {
+	case err != nil:
 		return fmt.Errorf("asking for %s: %w", b.path, err)
+	case s.Nlink == 0:
+		// Our own lock keeps what was removed there for us.
+		return fmt.Errorf("%w: %s was removed", ErrLost, b.path)
 	}
 	// A server that was away for long may have given the lock to somebody else. To take
 	// one that is held changes nothing; see flock(2).
