@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -283,22 +284,34 @@ func (c *cluster) use(ctx context.Context, s volume.Spec) error {
 // nothing is what a directory without a file says about its owner.
 const nothing = "nothing"
 
-// check says whether a volume is all its owner's, or one's that is allowed too.
+// check says whether a volume is all its owner's, or one's that is allowed too. It may
+// have empty folders in it: those that volumes lay in before.
 func (c *cluster) check(v volume.Volume, allowed ...string) error {
-	entries, err := os.ReadDir(v.Dir)
+	var files []string
+	err := filepath.WalkDir(v.Dir, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && path != v.Dir:
+			return nil // tidied away
+		case err == nil && !d.IsDir():
+			files = append(files, path)
+		}
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	is := nothing
-	if len(entries) > 0 {
-		text, err := os.ReadFile(filepath.Join(v.Dir, owner))
+	is, file := nothing, filepath.Join(v.Dir, owner)
+	if slices.Equal(files, []string{file}) {
+		text, err := os.ReadFile(file)
 		if err != nil {
 			return err
 		}
 		is = string(text)
+	} else if len(files) > 0 {
+		return fmt.Errorf("its directory holds %v", files)
 	}
-	if len(entries) > 1 || is != v.Name.String() && !slices.Contains(allowed, is) {
-		return fmt.Errorf("its directory holds %v, and is %q's", entries, is)
+	if is != v.Name.String() && !slices.Contains(allowed, is) {
+		return fmt.Errorf("its directory is %q's", is)
 	}
 	return nil
 }
