@@ -44,12 +44,18 @@ func TestStormOfTwoClusters(t *testing.T) {
 	}
 	for range kills {
 		c := clusters[rand.IntN(len(clusters))] //nolint:gosec // whichever
-		c.goOn(t, 1+rand.IntN(8))               //nolint:gosec // and whenever
+		if !c.goOn(t, 1+rand.IntN(8)) {         //nolint:gosec // and whenever
+			continue // it has ended before
+		}
 		c.kill()
+		c.kills++
 		c.start(t)
 	}
 	for _, c := range clusters {
 		c.wait(t)
+		if t.Logf("cluster %s was killed %d times", c.Cluster, c.kills); c.kills == 0 {
+			t.Error("this shows nothing")
+		}
 	}
 	known := foreign.files
 	for _, c := range clusters {
@@ -63,6 +69,7 @@ func TestStormOfTwoClusters(t *testing.T) {
 type process struct {
 	plan
 	cmd    *exec.Cmd
+	kills  int
 	output bytes.Buffer
 	done   chan error
 }
@@ -89,17 +96,19 @@ func (p *process) kill() {
 	p.done <- err
 }
 
-// goOn waits until it has done something n times more.
-func (p *process) goOn(t *testing.T, n int) {
+// goOn waits until it has done something n times more; false if it has come to its end.
+func (p *process) goOn(t *testing.T, n int) bool {
 	t.Helper()
 	for want := p.lines(t) + n; p.lines(t) < want; {
 		select {
 		case err := <-p.done:
 			p.done <- err
-			t.Fatalf("cluster %s has ended: %v:\n%s", p.Cluster, err, p.output.String())
+			p.wantSuccess(t, err)
+			return false
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
+	return true
 }
 
 // lines counts what it has logged.
