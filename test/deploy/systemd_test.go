@@ -14,24 +14,9 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/berth-storage/berth/test/harness"
 	"github.com/berth-storage/berth/test/pod"
 )
-
-// unit are the settings of deploy/systemd/berth.service.
-func unit(t *testing.T) map[string]string {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join(shared.repository, "deploy", "systemd", "berth.service"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	settings := map[string]string{}
-	for line := range strings.Lines(string(text)) {
-		if key, value, found := strings.Cut(strings.TrimSpace(line), "="); found && !strings.HasPrefix(key, "#") {
-			settings[key] = value
-		}
-	}
-	return settings
-}
 
 func TestUnitIsUnderstoodBySystemd(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(shared.repository, "deploy", "systemd", "berth.service"))
@@ -41,6 +26,16 @@ func TestUnitIsUnderstoodBySystemd(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "berth.service")
 	program := filepath.Join(shared.image.Rootfs, "usr", "bin", "berth") // it has to be there
 	if err := os.WriteFile(file, []byte(strings.ReplaceAll(string(text), "/usr/local/bin/berth", program)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(file+".d", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	dropIn, err := os.ReadFile(filepath.Join(shared.repository, "deploy", "systemd", "berth-kernel.conf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(file+".d", "berth-kernel.conf"), dropIn, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	// A setting that it does not know is a warning to it only.
@@ -55,7 +50,8 @@ func TestUnitIsUnderstoodBySystemd(t *testing.T) {
 // configuration is the one that the page shows.
 func TestBerthWorksWithWhatTheUnitLeavesIt(t *testing.T) {
 	s := newSite(t)
-	settings := unit(t)
+	settings, err := harness.Unit(filepath.Join(shared.repository, "deploy", "systemd", "berth.service"))
+	s.must(err)
 	n := s.node()
 	profiles := n.mkdir(t, "/var/lib/kubelet/seccomp")
 	text, err := json.Marshal(s.unitFilter(settings))

@@ -159,8 +159,14 @@ type berth struct {
 
 const httpPort = "9421"
 
-// berth starts Berth with these arguments. It ends with the test at the latest.
+// berth starts Berth with these arguments.
 func (s *site) berth(args ...string) *berth {
+	s.t.Helper()
+	return s.start(append([]string{berthBinary}, args...)...)
+}
+
+// start starts Berth by a command. It ends with the test at the latest.
+func (s *site) start(command ...string) *berth {
 	s.t.Helper()
 	log, err := os.CreateTemp(s.Shared, "berth-*.log")
 	s.must(err)
@@ -168,7 +174,7 @@ func (s *site) berth(args ...string) *berth {
 	b := &berth{s: s, log: log.Name(), ended: make(chan error, 1), stop: stop}
 	go func() {
 		defer log.Close()
-		b.ended <- s.Exec(ctx, vm.Command{Args: append([]string{berthBinary}, args...), Stdout: log, Stderr: log})
+		b.ended <- s.Exec(ctx, vm.Command{Args: command, Stdout: log, Stderr: log})
 	}()
 	s.t.Cleanup(func() {
 		b.kill()
