@@ -129,6 +129,8 @@ func TestPages(t *testing.T) {
 				s.openShift()
 			case "nfs-subdir.md":
 				s.shareNode("nfs.example.com:/srv/share")
+			case "outside.md":
+				t.Cleanup(func() { s.must(os.Remove(filepath.Join(shared.repository, "berth.kubeconfig"))) })
 			}
 			t.Cleanup(func() {
 				if t.Failed() {
