@@ -4,17 +4,22 @@ package share
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/berth-storage/berth/test/vm"
 )
 
-func TestMain(m *testing.M) { vm.Main(m) }
+func TestMain(m *testing.M) {
+	if task := os.Getenv(taskVariable); task != "" {
+		os.Exit(process(task))
+	}
+	vm.Main(m)
+}
 
 // sh runs a shell script.
 func sh(t *testing.T, script string, args ...string) string {
@@ -69,21 +74,26 @@ func (s *server) newShare(t *testing.T) (path string) {
 	t.Helper()
 	s.shares++
 	name := fmt.Sprint("share-", s.shares)
+	folder := filepath.Join(s.folder, name)
 	// As root squash needs it, everybody may write.
-	sh(t, `mkdir -m 777 "$1"`, filepath.Join(s.folder, name))
+	if err := errors.Join(os.Mkdir(folder, 0o777), os.Chmod(folder, 0o777)); err != nil {
+		t.Fatal(err)
+	}
 	return filepath.Join(s.path, name)
 }
-
-// patience is for a slow machine under load.
-const patience = 3 * time.Minute
 
 // startKernel exports a folder by the kernel's server, with options.
 func startKernel(t *testing.T, options string) *server {
 	t.Helper()
+	return startKernelAt(t, newFolder(t), options)
+}
+
+// startKernelAt exports that folder.
+func startKernelAt(t *testing.T, folder, options string) *server {
+	t.Helper()
 	if err := vm.StartNFSD(t.Context(), vm.Here{}); err != nil {
 		t.Fatal(err)
 	}
-	folder := newFolder(t)
 	sh(t, `modprobe nfs; chmod 777 "$1"; exportfs -o "rw,insecure,no_subtree_check,$2" "*:$1"`, folder, options)
 	undo(t, `exportfs -u "*:$1"; exportfs -f`, folder)
 	return &server{address: "127.0.0.1", folder: folder, path: folder}
