@@ -10,6 +10,7 @@ import (
 	"io"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,8 +27,12 @@ const (
 	NFSSubdir = "nfs-subdir"
 )
 
+// names are what the manifests call the images.
+var names = map[string]string{Berth: "berth", NFSSubdir: "berth-nfs-subdir"}
+
 // Image is a built image.
 type Image struct {
+	Name    string // in the archive, as docker.io/library/NAME:latest
 	Archive string // a file in the format of OCI archives, for containerd and others to load
 	Rootfs  string // a folder with its files, not to be changed
 	Config  Config
@@ -51,17 +56,20 @@ type builder struct {
 // time, when the Debian is made that they are built on.
 func Build(ctx context.Context, folder string, log io.Writer, targets ...string) (map[string]Image, error) {
 	began := time.Now()
-	base, err := debian(ctx, log)
-	if err != nil {
-		return nil, err
-	}
 	b := builder{folder: folder, log: log}
-	if err := b.load(ctx, base, "berth-test-base"); err != nil {
-		return nil, err
+	if slices.Contains(targets, Berth) {
+		base, err := debian(ctx, log)
+		if err != nil {
+			return nil, err
+		}
+		if err := b.load(ctx, base, "berth-test-base"); err != nil {
+			return nil, err
+		}
 	}
 	built := map[string]Image{}
 	for _, target := range targets {
 		fmt.Fprintln(log, "building the image", target)
+		var err error
 		if built[target], err = b.build(ctx, target); err != nil {
 			return nil, err
 		}
@@ -85,7 +93,7 @@ func (b builder) build(ctx context.Context, target string) (Image, error) {
 	if output, err := build.CombinedOutput(); err != nil {
 		return Image{}, fmt.Errorf("make image: %w\n%s", err, output)
 	}
-	i := Image{Archive: filepath.Join(b.folder, target+".oci.tar"), Rootfs: filepath.Join(b.folder, target)}
+	i := Image{Name: names[target], Archive: filepath.Join(b.folder, target+".oci.tar"), Rootfs: filepath.Join(b.folder, target)}
 	return i, b.export(ctx, "localhost/"+name, &i)
 }
 
@@ -161,7 +169,7 @@ func (b builder) export(ctx context.Context, name string, i *Image) error {
 		return fmt.Errorf("configuration of the image: %w", err)
 	}
 	i.Config = inspected.OCIv1.Config
-	if _, err := b.buildah(ctx, "push", "--quiet", name, "oci-archive:"+i.Archive); err != nil {
+	if _, err := b.buildah(ctx, "push", "--quiet", name, "oci-archive:"+i.Archive+":docker.io/library/"+i.Name+":latest"); err != nil {
 		return err
 	}
 	container, err := b.buildah(ctx, "from", "--pull-never", name)

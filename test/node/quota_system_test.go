@@ -125,6 +125,13 @@ while [ ! -e /mnt/seen ]; do sleep 0.2; done`, file))
 // newSiteWithKernelServer is newSiteOnXFS with the guest's own NFS server.
 func newSiteWithKernelServer(t *testing.T, name string) *site {
 	t.Helper()
+	startKernelServer(t)
+	return newSiteOnXFS(t, name, "kernel")
+}
+
+// startKernelServer starts the guest's own NFS server, which ends with the test.
+func startKernelServer(t *testing.T) {
+	t.Helper()
 	if err := vm.StartNFSD(t.Context(), shared.node); err != nil {
 		t.Fatal(err)
 	}
@@ -135,5 +142,4 @@ func newSiteWithKernelServer(t *testing.T, name string) *site {
 			t.Error(err)
 		}
 	})
-	return newSiteOnXFS(t, name, "kernel")
 }
