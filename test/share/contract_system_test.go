@@ -4,6 +4,8 @@ package share
 
 import (
 	"context"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,7 +14,7 @@ import (
 	"github.com/berth-storage/berth/internal/volume/volumetest"
 )
 
-// The contract of backends, on shares that Berth mounts.
+// The contract of backends, on shares that are mounted.
 func TestContract(t *testing.T) {
 	for _, c := range []struct {
 		name, exported string
@@ -28,6 +30,15 @@ func TestContract(t *testing.T) {
 	}
 }
 
+// Likewise, with the server of another Berth. The locks of NFSv3 could not be had of it here:
+// a host has one lock manager, and the client's is the kernel's.
+func TestContractWithGanesha(t *testing.T) {
+	s := startGanesha(t)
+	for _, mount := range []string{"vers=3,nolock", "vers=4.2"} {
+		t.Run(mount, func(t *testing.T) { contract(t, s, strings.Split(mount, ",")) })
+	}
+}
+
 // open is a share that is open.
 type open struct {
 	options subdir.Options
@@ -35,6 +46,11 @@ type open struct {
 }
 
 func contract(t *testing.T, s *server, mount []string) {
+	// Mounted once, as Kubernetes does it for a pod: a mount of its own for each part of the
+	// contract takes longer than that.
+	at := newFolder(t)
+	sh(t, `mount -t nfs -o "$1" "$2:$3" "$4"`, strings.Join(mount, ","), s.address, s.path, at)
+	undo(t, `umount "$1"`, at)
 	shares := map[volume.Backend]open{}
 	start := func(t *testing.T, o subdir.Options) volume.Backend {
 		t.Helper()
@@ -62,7 +78,8 @@ func contract(t *testing.T, s *server, mount []string) {
 	}
 	volumetest.Suite{
 		Open: func(t *testing.T) volume.Backend {
-			return start(t, subdir.Options{Server: s.address, Path: s.newShare(t), Root: newFolder(t) + "/mounted", Mount: true, MountOptions: mount})
+			path := s.newShare(t)
+			return start(t, subdir.Options{Server: s.address, Path: path, Root: filepath.Join(at, filepath.Base(path))})
 		},
 		Reopen: func(t *testing.T, b volume.Backend) volume.Backend {
 			shares[b].stop()

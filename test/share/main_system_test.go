@@ -11,6 +11,9 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/berth-storage/berth/internal/export"
+	"github.com/berth-storage/berth/internal/export/exporttest"
+	"github.com/berth-storage/berth/internal/export/ganesha"
 	"github.com/berth-storage/berth/test/vm"
 )
 
@@ -80,6 +83,41 @@ func (s *server) newShare(t *testing.T) (path string) {
 		t.Fatal(err)
 	}
 	return filepath.Join(s.path, name)
+}
+
+// startGanesha exports a folder by the NFS-Ganesha that Berth runs for pools of its own,
+// as if it were that of another Berth.
+func startGanesha(t *testing.T) *server {
+	t.Helper()
+	// The kernel's has the port else. Its mountd is started again with it: by then this
+	// server has told rpcbind that there is none.
+	sh(t, `modprobe nfs
+! mountpoint -q /proc/fs/nfsd || rpc.nfsd 0
+if p=$(pidof rpc.mountd); then kill $p; while [ -d /proc/$p ]; do sleep 0.1; done; fi`)
+	folder := newFolder(t)
+	g, err := ganesha.New(ganesha.Options{
+		Port: 2049, NFSv3: true, StateDir: filepath.Join(folder, "state"), RunDir: filepath.Join(folder, "run"), Log: logger(t),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- g.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	s := &server{address: "127.0.0.1", folder: filepath.Join(folder, "nas"), path: "/nas"}
+	sh(t, `chmod 755 "$1"; mkdir -m 777 "$2"`, folder, s.folder)
+	e := export.Export{ID: 1, FSID: export.NewFSID("nas"), Dir: s.folder, Path: s.path, Squash: export.SquashNone}
+	if err := g.Sync(t.Context(), []export.Export{e}); err != nil {
+		t.Fatal(err)
+	}
+	exporttest.Eventually(t, patience, "the server is up", g.Serving)
+	return s
 }
 
 // startKernel exports a folder by the kernel's server, with options.

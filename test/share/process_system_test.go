@@ -23,6 +23,7 @@ import (
 	"github.com/berth-storage/berth/internal/export/fixed"
 	"github.com/berth-storage/berth/internal/volume"
 	"github.com/berth-storage/berth/test/tied"
+	"github.com/berth-storage/berth/test/vm"
 )
 
 // A process of its own works on a share: this test binary. So its end can be seen, and
@@ -178,8 +179,17 @@ func startWorker(t *testing.T, namespace string, what task) *worker {
 	t.Cleanup(func() {
 		_ = syscall.Kill(w.PID, syscall.SIGKILL)
 		<-w.Done()
+		unmount(t, what.Root)
 	})
 	return w
+}
+
+// unmount unmounts what a worker that was killed has left.
+func unmount(t *testing.T, root string) {
+	t.Helper()
+	if out, err := (vm.Here{}).Run(context.Background(), "sh", "-ec", `! grep -q " $1 " /proc/mounts || umount -f -l "$1"`, "sh", root); err != nil {
+		t.Errorf("unmounting %s: %v: %s", root, err, out)
+	}
 }
 
 // patience is for a slow machine under load.

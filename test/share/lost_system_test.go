@@ -1,0 +1,102 @@
+//go:build system
+
+package share
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// A share that was made anew under the same name: what is open is stale.
+func TestAShareThatIsMadeAnew(t *testing.T) {
+	s := startKernel(t, "no_root_squash")
+	for _, version := range []string{"vers=3", "vers=4.0", "vers=4.2"} {
+		t.Run(version, func(t *testing.T) {
+			path := s.newShare(t)
+			w := startWorker(t, "", task{Server: s.address, Path: path, Root: newFolder(t) + "/mounted", MountOptions: []string{version}})
+			first := w.await(t, "serving ")
+			w.do(t, "create before")
+			sh(t, `rm -r "$1"; mkdir -m 777 "$1"`, path)
+			w.await(t, "away: the share "+s.address+":"+path+" has to be opened anew")
+			if second := w.await(t, "serving "); second == first {
+				t.Errorf("it is still %s", second)
+			}
+			w.do(t, "create after")
+			w.stop(t)
+		})
+	}
+}
+
+// hosts are two hosts in networks of their own, with the server in both.
+func hosts(t *testing.T) (addresses [2]string) {
+	t.Helper()
+	for i, name := range []string{"h1", "h2"} {
+		network := fmt.Sprint("10.78.", i+1)
+		sh(t, `modprobe nfs
+ip netns add "$1"
+ip link add "$1" type veth peer name eth0 netns "$1"
+ip address add "$2.1/24" dev "$1"
+ip link set "$1" up
+ip -n "$1" address add "$2.2/24" dev eth0
+ip -n "$1" link set eth0 up
+ip -n "$1" link set lo up
+ip netns exec "$1" sh -c "echo $1 >/sys/fs/nfs/net/nfs_client/identifier"`, name, network)
+		undo(t, `ip link delete "$1"; ip netns delete "$1"`, name)
+		addresses[i] = network + ".1"
+	}
+	return addresses
+}
+
+// Two processes on two hosts: one works, the other one stands by until that is killed.
+func TestTwoHosts(t *testing.T) {
+	s := startKernel(t, "no_root_squash")
+	path, servers := s.newShare(t), hosts(t)
+	a := startWorker(t, "h1", task{Server: servers[0], Path: path, Root: newFolder(t) + "/mounted"})
+	first := a.await(t, "serving ")
+	a.do(t, "create one")
+	b := startWorker(t, "h2", task{Server: servers[1], Path: path, Root: newFolder(t) + "/mounted", Standby: true})
+	b.await(t, "standing by: process ")
+	if err := syscall.Kill(a.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if second := b.await(t, "serving "); second != first {
+		t.Errorf("the pool was %s, is %s", first, second)
+	}
+	b.do(t, "create two")
+	b.do(t, "delete one")
+	b.await(t, "purged")
+	b.stop(t)
+}
+
+// A host that was cut off for so long that the server gave its lock to another one
+// stops working when it is back, until that one has ended.
+func TestALockThatTheServerGaveAway(t *testing.T) {
+	s := startKernel(t, "no_root_squash")
+	servers := hosts(t)
+	for _, mount := range []string{"vers=4.0", "vers=4.2,hard"} {
+		t.Run(mount, func(t *testing.T) {
+			path := s.newShare(t)
+			a := startWorker(t, "h1", task{Server: servers[0], Path: path, Root: newFolder(t) + "/mounted", MountOptions: strings.Split(mount, ",")})
+			first := a.await(t, "serving ")
+			b := startWorker(t, "h2", task{Server: servers[1], Path: path, Root: newFolder(t) + "/mounted", Standby: true, MountOptions: strings.Split(mount, ",")})
+			b.await(t, "standing by: process ")
+			sh(t, `iptables-legacy -I INPUT -i h1 -j DROP`)
+			a.await(t, "away: ")
+			a.order(t, "create during")
+			b.await(t, "serving ")
+			b.do(t, "create one")
+			sh(t, `iptables-legacy -D INPUT -i h1 -j DROP`)
+			a.await(t, "away: the share "+servers[0]+":"+path+" has to be opened anew")
+			a.await(t, "away: the share "+servers[0]+":"+path+": pool root ") // in use by
+			b.stop(t)
+			if again := a.await(t, "serving "); again != first {
+				t.Errorf("the pool was %s, is %s", first, again)
+			}
+			a.do(t, "delete one")
+			a.await(t, "purged")
+			a.stop(t)
+		})
+	}
+}
