@@ -60,7 +60,7 @@ type site struct {
 func newSite(t *testing.T, mountOptions string) *site {
 	t.Helper()
 	s := &site{t: t, ctx: t.Context()}
-	var log io.Writer = t.Output()
+	log := t.Output()
 	control, err := cluster.Start(s.ctx, cluster.Options{Log: log})
 	s.must(err)
 	t.Cleanup(func() {
