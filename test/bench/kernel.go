@@ -1,49 +1,21 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
 
 	"github.com/berth-storage/berth/test/bench/publish/times"
-	"github.com/berth-storage/berth/test/harness"
-	"github.com/berth-storage/berth/test/vm"
 )
 
 // measureKernel measures how long the kernel's NFS server takes to have an export more,
 // and one less, with few and with many others there. That is in a guest, whose kernel
 // has that server.
-func (b *bench) measureKernel(ctx context.Context) (err error) {
-	binary, err := harness.Program(ctx, b.folder, "test/bench/publish")
-	if err != nil {
-		return err
-	}
-	guest, err := vm.Start(ctx, vm.Options{Log: os.Stdout})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, guest.Stop()) }()
-	const inside = "/usr/local/bin/publish"
-	if err := guest.Put(ctx, binary, inside); err != nil {
-		return err
-	}
-	var out bytes.Buffer
-	err = guest.Exec(ctx, vm.Command{
-		Args: []string{
-			inside, fmt.Sprintf("-few=%d", b.few), fmt.Sprintf("-many=%d", b.manyKernel),
-			fmt.Sprintf("-turns=%d", b.publishTurns), "-calls=20",
-		},
-		Stdout: &out, Stderr: os.Stderr,
-	})
-	if err != nil {
-		return err
-	}
+func (b *bench) measureKernel(ctx context.Context) error {
 	var r times.Results
-	if err := json.Unmarshal(out.Bytes(), &r); err != nil {
-		return fmt.Errorf("the guest printed %q: %w", out.String(), err)
+	err := b.runInGuest(ctx, &r, "test/bench/publish", fmt.Sprintf("-few=%d", b.few), fmt.Sprintf("-many=%d", b.manyKernel),
+		fmt.Sprintf("-turns=%d", b.publishTurns), "-calls=20")
+	if err != nil {
+		return err
 	}
 	few, many := median(r.Few.Publish), median(r.Many.Publish)
 	b.results.set("kernel_publish_p50_ms_10", few)
