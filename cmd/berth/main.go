@@ -97,34 +97,29 @@ func serveCommand(logs io.Writer) *cobra.Command {
 	return c
 }
 
-// nfsProvisionerCommand leaves its flags alone: nfs-provisioner's have one dash.
 func nfsProvisionerCommand(out, logs io.Writer) *cobra.Command {
-	return &cobra.Command{
-		Use:                nfsProvisioner + " [flags]",
-		Short:              "Take the place of nfs-provisioner, with its flags",
-		DisableFlagParsing: true,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := config.FromNFSProvisioner(args, out)
-			if errors.Is(err, flag.ErrHelp) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			return app.Serve(cmd.Context(), c, logs)
-		},
-	}
+	return dropInCommand(nfsProvisioner, "with its flags", logs, func(args []string) (config.Config, error) {
+		return config.FromNFSProvisioner(args, out)
+	})
 }
 
-// nfsSubdirCommand likewise: the flags of its log have one dash.
 func nfsSubdirCommand(out, logs io.Writer) *cobra.Command {
+	c := dropInCommand(nfsSubdir, "with its environment variables", logs, func(args []string) (config.Config, error) {
+		return config.FromNFSSubdir(args, os.Getenv, out)
+	})
+	c.Aliases = []string{nfsClient}
+	return c
+}
+
+// dropInCommand takes the place of another program. It leaves the flags to read, because
+// theirs have one dash.
+func dropInCommand(name, with string, logs io.Writer, read func(args []string) (config.Config, error)) *cobra.Command {
 	return &cobra.Command{
-		Use:                nfsSubdir + " [flags]",
-		Aliases:            []string{nfsClient},
-		Short:              "Take the place of " + nfsSubdir + ", with its environment variables",
+		Use:                name + " [flags]",
+		Short:              "Take the place of " + name + ", " + with,
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := config.FromNFSSubdir(args, os.Getenv, out)
+			c, err := read(args)
 			if errors.Is(err, flag.ErrHelp) {
 				return nil
 			}

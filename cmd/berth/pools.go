@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"io"
 	"time"
@@ -36,28 +37,29 @@ func (f *poolFlags) load() (config.Config, error) {
 	}
 }
 
-func formatFlag(c *cobra.Command, format *string) {
-	c.Flags().StringVarP(format, "output", "o", app.FormatTable, "`format`: table or json")
-}
-
-func volumesCommand(out io.Writer) *cobra.Command {
+// listCommand is a command that lists something of pools, also while Berth runs.
+func listCommand(use, short string, out io.Writer, list func(ctx context.Context, pools []config.Pool, format string, out io.Writer) error) *cobra.Command {
 	var pools poolFlags
 	var format string
 	c := &cobra.Command{
-		Use:   "volumes [--config berth.yaml | --root DIR]",
-		Short: "List the volumes of pools, and what else lies there; also while Berth runs",
+		Use:   use + " [--config berth.yaml | --root DIR]",
+		Short: short + "; also while Berth runs",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := pools.load()
 			if err != nil {
 				return err
 			}
-			return app.Volumes(cmd.Context(), c.Pools, format, out)
+			return list(cmd.Context(), c.Pools, format, out)
 		},
 	}
 	pools.register(c)
-	formatFlag(c, &format)
+	c.Flags().StringVarP(&format, "output", "o", app.FormatTable, "`format`: table or json")
 	return c
+}
+
+func volumesCommand(out io.Writer) *cobra.Command {
+	return listCommand("volumes", "List the volumes of pools, and what else lies there", out, app.Volumes)
 }
 
 func archivesCommand(out io.Writer) *cobra.Command {
@@ -67,27 +69,7 @@ func archivesCommand(out io.Writer) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	c.AddCommand(archivesListCommand(out), archivesPurgeCommand(out))
-	return c
-}
-
-func archivesListCommand(out io.Writer) *cobra.Command {
-	var pools poolFlags
-	var format string
-	c := &cobra.Command{
-		Use:   "list [--config berth.yaml | --root DIR]",
-		Short: "List the volumes that are archived or retained; also while Berth runs",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := pools.load()
-			if err != nil {
-				return err
-			}
-			return app.Archives(cmd.Context(), c.Pools, format, out)
-		},
-	}
-	pools.register(c)
-	formatFlag(c, &format)
+	c.AddCommand(listCommand("list", "List the volumes that are archived or retained", out, app.Archives), archivesPurgeCommand(out))
 	return c
 }
 
