@@ -50,7 +50,7 @@ ip netns exec $1 sh -c "echo $1 >/sys/fs/nfs/net/nfs_client/identifier"`, c.name
 // tryMount mounts an export. NFSv3 locks would need an rpc.statd in the namespace.
 func (c client) tryMount(t *testing.T, e export.Export, version string) (string, error) {
 	t.Helper()
-	dir := newFolder(t)
+	dir := vm.NewFolder(t)
 	options := "vers=" + version
 	if version == "3" {
 		options += ",nolock"

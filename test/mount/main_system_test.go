@@ -96,7 +96,7 @@ func startKernel(t *testing.T) *server {
 		t.Fatal(err)
 	}
 	run(t, s)
-	return &server{Server: s, dir: newFolder(t), restart: func(t *testing.T) {
+	return &server{Server: s, dir: vm.NewFolder(t), restart: func(t *testing.T) {
 		// As the service of Debian does. Ten seconds are the least that the kernel takes.
 		sh(t, `rpc.nfsd 0; exportfs -au; exportfs -f; exportfs -r; rpc.nfsd --grace-time 10 --lease-time 10 4`)
 	}}
@@ -112,7 +112,7 @@ func stopKernel(t *testing.T) {
 
 func startGanesha(t *testing.T) *server {
 	t.Helper()
-	folder := newFolder(t)
+	folder := vm.NewFolder(t)
 	o := ganesha.Options{
 		Port: 2049, NFSv3: true, GracePeriod: 10 * time.Second, StateDir: filepath.Join(folder, "state"), RunDir: filepath.Join(folder, "run"),
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
@@ -122,7 +122,7 @@ func startGanesha(t *testing.T) *server {
 		t.Fatal(err)
 	}
 	run(t, s)
-	return &server{Server: s, dir: newFolder(t), restart: func(t *testing.T) {
+	return &server{Server: s, dir: vm.NewFolder(t), restart: func(t *testing.T) {
 		before := pid(t, o.RunDir)
 		sh(t, `kill -9 "$1"`, before)
 		exporttest.Eventually(t, time.Minute, "another server runs", func() bool { return s.Serving() && pid(t, o.RunDir) != before })
@@ -137,24 +137,6 @@ func pid(t *testing.T, runDir string) string {
 		t.Fatal(err)
 	}
 	return strings.TrimSpace(string(text))
-}
-
-// newFolder makes a folder with a short path, as sockets need it.
-func newFolder(t *testing.T) string {
-	t.Helper()
-	folder, err := os.MkdirTemp("", "") //nolint:usetesting // for its short path
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(folder, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(folder); err != nil {
-			t.Error(err)
-		}
-	})
-	return folder
 }
 
 // publish makes a directory of mode 0777 and exports it under its own path.

@@ -12,6 +12,7 @@ import (
 	"github.com/berth-storage/berth/internal/backend/subdir"
 	"github.com/berth-storage/berth/internal/volume"
 	"github.com/berth-storage/berth/internal/volume/volumetest"
+	"github.com/berth-storage/berth/test/vm"
 )
 
 // The contract of backends, on shares that are mounted.
@@ -48,7 +49,7 @@ type open struct {
 func contract(t *testing.T, s *server, mount []string) {
 	// Mounted once, as Kubernetes does it for a pod: a mount of its own for each part of the
 	// contract takes longer than that.
-	at := newFolder(t)
+	at := vm.NewFolder(t)
 	sh(t, `mount -t nfs -o "$1" "$2:$3" "$4"`, strings.Join(mount, ","), s.address, s.path, at)
 	undo(t, `umount "$1"`, at)
 	shares := map[volume.Backend]open{}

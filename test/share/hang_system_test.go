@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/berth-storage/berth/test/vm"
 )
 
 // A server that stops to answer in the middle of things, and comes back.
@@ -29,7 +31,7 @@ func TestAServerThatHangs(t *testing.T) {
 
 func hangs(t *testing.T, s *server, mount []string, hang, comeBack string) {
 	path := s.newShare(t)
-	w := startWorker(t, "", task{Server: s.address, Path: path, Root: newFolder(t) + "/mounted", MountOptions: mount})
+	w := startWorker(t, "", task{Server: s.address, Path: path, Root: vm.NewFolder(t) + "/mounted", MountOptions: mount})
 	w.await(t, "serving ")
 	w.do(t, "create before")
 	sh(t, hang)

@@ -21,7 +21,7 @@ import (
 func TestQuotasOfTheServer(t *testing.T) {
 	for _, fs := range []vm.FileSystem{vm.XFS, vm.Ext4} {
 		t.Run(fs.Kind, func(t *testing.T) {
-			disk := newFolder(t)
+			disk := vm.NewFolder(t)
 			if err := vm.MountNew(t.Context(), vm.Here{}, fs, disk, 400<<20); err != nil {
 				t.Fatal(err)
 			}
@@ -29,7 +29,7 @@ func TestQuotasOfTheServer(t *testing.T) {
 			undo(t, `umount -l "$1"`, disk)
 			s := startKernelAt(t, disk, "no_root_squash")
 			path := s.newShare(t)
-			at := newFolder(t)
+			at := vm.NewFolder(t)
 			sh(t, `mount -t nfs -o vers=4.2 "127.0.0.1:$1" "$2"`, path, at)
 			undo(t, `umount "$1"`, at)
 			b, err := dir.Open(t.Context(), at, dir.Options{Cluster: "west"})

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/berth-storage/berth/test/vm"
 )
 
 // A share that was made anew under the same name: what is open is stale.
@@ -15,7 +17,7 @@ func TestAShareThatIsMadeAnew(t *testing.T) {
 	for _, version := range []string{"vers=3", "vers=4.0", "vers=4.2"} {
 		t.Run(version, func(t *testing.T) {
 			path := s.newShare(t)
-			w := startWorker(t, "", task{Server: s.address, Path: path, Root: newFolder(t) + "/mounted", MountOptions: []string{version}})
+			w := startWorker(t, "", task{Server: s.address, Path: path, Root: vm.NewFolder(t) + "/mounted", MountOptions: []string{version}})
 			first := w.await(t, "serving ")
 			w.do(t, "create before")
 			sh(t, `rm -r "$1"; mkdir -m 777 "$1"`, path)
@@ -53,10 +55,10 @@ ip netns exec "$1" sh -c "echo $1 >/sys/fs/nfs/net/nfs_client/identifier"`, name
 func TestTwoHosts(t *testing.T) {
 	s := startKernel(t, "no_root_squash")
 	path, servers := s.newShare(t), hosts(t)
-	a := startWorker(t, "h1", task{Server: servers[0], Path: path, Root: newFolder(t) + "/mounted"})
+	a := startWorker(t, "h1", task{Server: servers[0], Path: path, Root: vm.NewFolder(t) + "/mounted"})
 	first := a.await(t, "serving ")
 	a.do(t, "create one")
-	b := startWorker(t, "h2", task{Server: servers[1], Path: path, Root: newFolder(t) + "/mounted", Standby: true})
+	b := startWorker(t, "h2", task{Server: servers[1], Path: path, Root: vm.NewFolder(t) + "/mounted", Standby: true})
 	b.await(t, "standing by: process ")
 	if err := syscall.Kill(a.PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -78,9 +80,9 @@ func TestALockThatTheServerGaveAway(t *testing.T) {
 	for _, mount := range []string{"vers=4.0", "vers=4.2,hard"} {
 		t.Run(mount, func(t *testing.T) {
 			path := s.newShare(t)
-			a := startWorker(t, "h1", task{Server: servers[0], Path: path, Root: newFolder(t) + "/mounted", MountOptions: strings.Split(mount, ",")})
+			a := startWorker(t, "h1", task{Server: servers[0], Path: path, Root: vm.NewFolder(t) + "/mounted", MountOptions: strings.Split(mount, ",")})
 			first := a.await(t, "serving ")
-			b := startWorker(t, "h2", task{Server: servers[1], Path: path, Root: newFolder(t) + "/mounted", Standby: true, MountOptions: strings.Split(mount, ",")})
+			b := startWorker(t, "h2", task{Server: servers[1], Path: path, Root: vm.NewFolder(t) + "/mounted", Standby: true, MountOptions: strings.Split(mount, ",")})
 			b.await(t, "standing by: process ")
 			sh(t, `iptables-legacy -I INPUT -i h1 -j DROP`)
 			a.await(t, "away: ")

@@ -44,24 +44,6 @@ func undo(t *testing.T, script string, args ...string) {
 	})
 }
 
-// newFolder makes a folder with a short path, which anybody may look into.
-func newFolder(t *testing.T) string {
-	t.Helper()
-	folder, err := os.MkdirTemp("", "") //nolint:usetesting // for its short path
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(folder, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(folder); err != nil {
-			t.Error(err)
-		}
-	})
-	return folder
-}
-
 func logger(t *testing.T) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }
 
 // server is an NFS server on port 2049 that exports a folder.
@@ -94,7 +76,7 @@ func startGanesha(t *testing.T) *server {
 	sh(t, `modprobe nfs
 ! mountpoint -q /proc/fs/nfsd || rpc.nfsd 0
 if p=$(pidof rpc.mountd); then kill $p; while [ -d /proc/$p ]; do sleep 0.1; done; fi`)
-	folder := newFolder(t)
+	folder := vm.NewFolder(t)
 	g, err := ganesha.New(ganesha.Options{
 		Port: 2049, NFSv3: true, StateDir: filepath.Join(folder, "state"), RunDir: filepath.Join(folder, "run"), Log: logger(t),
 	})
@@ -123,7 +105,7 @@ if p=$(pidof rpc.mountd); then kill $p; while [ -d /proc/$p ]; do sleep 0.1; don
 // startKernel exports a folder by the kernel's server, with options.
 func startKernel(t *testing.T, options string) *server {
 	t.Helper()
-	return startKernelAt(t, newFolder(t), options)
+	return startKernelAt(t, vm.NewFolder(t), options)
 }
 
 // startKernelAt exports that folder.
