@@ -106,7 +106,8 @@ type Server interface {
 	Sync(ctx context.Context, want []Export) error
 	// Publish adds e; publishing the same export again changes nothing.
 	Publish(ctx context.Context, e Export) error
-	// Withdraw removes an export. When it returns nil no client reaches the
-	// directory through it any more, also if the server never had it.
-	Withdraw(ctx context.Context, id ID) error
+	// Withdraw removes e: its ID and its Dir name it, the rest may have changed since.
+	// When it returns nil no client reaches the directory through it any more, also if
+	// the server never had it.
+	Withdraw(ctx context.Context, e Export) error
 }

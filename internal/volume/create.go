@@ -59,23 +59,40 @@ func (m *Manager) Create(ctx context.Context, s Spec) (v Volume, err error) {
 
 // supports says whether the pool can do what s asks for.
 func (m *Manager) supports(s Spec) error {
-	var what string
-	switch {
-	case s.Existing == ExistingShare && m.pool.IDs != nil:
+	if what := m.lacks(s); what != "" {
+		return fmt.Errorf("%w: volume %s: pool %s %s", ErrUnsupported, s.Name, m.pool.Name, what)
+	}
+	if s.Existing == ExistingShare && m.pool.IDs != nil {
 		// Two exports of one path are one too many for every server.
 		return fmt.Errorf("%w: volume %s: claims can share a directory only in a pool on a share of another NFS server", ErrUnsupported, s.Name)
-	case m.archive != nil:
-		return nil
-	case s.OnDelete == OnDeleteArchive:
-		what = "keeps no archives"
-	case s.From != nil && s.From.Archive != Name{}:
-		what = "restores no archives"
-	case s.Existing != "" && s.Existing != ExistingRefuse:
-		what = "takes over no directory that is there already"
-	default:
+	}
+	if m.native == nil {
 		return nil
 	}
-	return fmt.Errorf("%w: volume %s: pool %s %s", ErrUnsupported, s.Name, m.pool.Name, what)
+	if err := m.native.CheckSettings(s.Settings); err != nil {
+		return fmt.Errorf("volume %s: %w", s.Name, err)
+	}
+	return nil
+}
+
+// lacks says which ability s asks for that the backend does not have.
+func (m *Manager) lacks(s Spec) string {
+	cloned := s.From != nil && s.From.Volume != Name{}
+	switch {
+	case cloned && m.cloner == nil:
+		return "cannot clone volumes"
+	case !s.Settings.isZero() && m.native == nil:
+		return "knows no properties, reservations, shares and snapshots of single volumes"
+	case m.archive != nil:
+		return ""
+	case s.OnDelete == OnDeleteArchive:
+		return "keeps no archives"
+	case s.From != nil && !cloned:
+		return "restores no archives"
+	case s.Existing != "" && s.Existing != ExistingRefuse:
+		return "takes over no directory that is there already"
+	}
+	return ""
 }
 
 // goOn finishes v if a run that was cut off has begun it, with the ids that it names.

@@ -78,7 +78,7 @@ func (m *Manager) isShared(v Volume) bool {
 // the handles that clients hold. A crash after it leaves a volume that is
 // exported again at the next start and deleted by the next call.
 func (m *Manager) withdraw(ctx context.Context, v Volume) error {
-	if err := m.pool.Server.Withdraw(ctx, v.Export.ID); err != nil {
+	if err := m.pool.Server.Withdraw(ctx, v.AsExport(m.pool.Clients)); err != nil {
 		return fmt.Errorf("withdrawing the export of volume %s: %w", v.Name, serverError(err))
 	}
 	return nil

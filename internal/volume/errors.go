@@ -1,6 +1,9 @@
 package volume
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // Errors of the domain. Backends translate what their storage says to one of
 // these and wrap it (%w) with what happened, to which volume and what to do.
@@ -17,6 +20,8 @@ var (
 	ErrNoSpace = errors.New("not enough space")
 	// ErrBusy: something holds the volume; asking again later helps.
 	ErrBusy = errors.New("volume is busy")
+	// ErrCloned: a discarded volume's bytes are those of its clones too. It is also ErrBusy.
+	ErrCloned = fmt.Errorf("%w: it has clones", ErrBusy)
 	// ErrUnsupported: this backend cannot do that.
 	ErrUnsupported = errors.New("not supported")
 	// ErrForeign: the thing exists and is not Berth's, or another instance's.

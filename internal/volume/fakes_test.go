@@ -193,13 +193,13 @@ func (s *server) Publish(ctx context.Context, e export.Export) error {
 	return nil
 }
 
-func (s *server) Withdraw(ctx context.Context, id export.ID) error {
-	if err := s.j.call(ctx, "Withdraw", id); err != nil {
+func (s *server) Withdraw(ctx context.Context, e export.Export) error {
+	if err := s.j.call(ctx, "Withdraw", e.ID); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.have, id)
+	delete(s.have, e.ID)
 	return nil
 }
 

@@ -32,10 +32,12 @@ type Pool struct {
 // whoever does not know how one ended calls it again.
 type Manager struct {
 	pool    Pool
-	meter   Meter      // nil if the backend cannot tell its capacity
-	usage   UsageMeter // nil if it cannot tell what volumes take up
-	mounter Mounter    // nil if its volumes need no mounts
-	archive Archiver   // nil if it keeps nothing of deleted volumes
+	meter   Meter        // nil if the backend cannot tell its capacity
+	usage   UsageMeter   // nil if it cannot tell what volumes take up
+	mounter Mounter      // nil if its volumes need no mounts
+	archive Archiver     // nil if it keeps nothing of deleted volumes
+	cloner  Cloner       // nil if its volumes cannot be cloned
+	native  Configurable // nil if it knows no Settings
 	names   locks[Name]
 	// handover is taken after a name, by what one volume has to do with another: its
 	// content goes from one record to the other, or they have one path.
@@ -64,6 +66,8 @@ func NewManager(p Pool) *Manager {
 	m.usage, _ = p.Backend.(UsageMeter)
 	m.mounter, _ = p.Backend.(Mounter)
 	m.archive, _ = p.Backend.(Archiver)
+	m.cloner, _ = p.Backend.(Cloner)
+	m.native, _ = p.Backend.(Configurable)
 	m.purge = newPurger(m.purgeOne, p.Log)
 	if m.pool.Observe == nil {
 		m.pool.Observe = func(string, time.Duration, error) {}

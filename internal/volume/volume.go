@@ -78,7 +78,9 @@ type Usage struct {
 
 // Source is what a new volume's content comes from. One of its fields is set.
 type Source struct {
-	Volume Name // a copy of this one
+	// Volume is a ready volume of the same namespace. What is in it then is in the new one
+	// too; from then on they have nothing to do with each other. See Cloner.
+	Volume Name
 	// Archive is an archived or retained volume, which becomes the new one: its content
 	// is moved and its record consumed.
 	Archive Name
@@ -100,6 +102,7 @@ type Spec struct {
 	GIDs     GIDRange // if not zero, Owner.GID becomes one of these that no other volume of the pool has
 	Export   ExportRef
 	From     *Source // nil: empty
+	Settings Settings
 }
 
 // Validate says whether s can be asked of a backend.
@@ -126,6 +129,9 @@ func (s Spec) Validate() error {
 	if _, err := ParseExisting(string(s.Existing)); err != nil {
 		return fmt.Errorf("volume %s: existing: %w", s.Name, err)
 	}
+	if _, err := ParseSizing(string(s.Settings.Sizing)); err != nil {
+		return fmt.Errorf("volume %s: sizing: %w", s.Name, err)
+	}
 	return nil
 }
 
@@ -151,12 +157,18 @@ type Volume struct {
 	// TookOver says that its directory was there before it, and nobody's.
 	TookOver bool `json:"tookOver,omitempty"`
 	// RestoredFrom is the volume whose content it got; see Source.Archive.
-	RestoredFrom Name      `json:"restoredFrom,omitzero"`
-	Owner        Owner     `json:"owner"`
-	Export       ExportRef `json:"export"`
-	Created      time.Time `json:"created"`
-	State        State     `json:"state"`
-	Published    bool      `json:"published"` // a PersistentVolume of it was seen, ever
+	RestoredFrom Name `json:"restoredFrom,omitzero"`
+	// ClonedFrom is the volume whose content it has had from the start; see Source.Volume.
+	ClonedFrom Name `json:"clonedFrom,omitzero"`
+	// Sizing, Share and KeepSnapshots are those of Settings.
+	Sizing        Sizing    `json:"sizing,omitempty"`
+	Share         string    `json:"share,omitempty"`
+	KeepSnapshots bool      `json:"keepSnapshots,omitempty"`
+	Owner         Owner     `json:"owner"`
+	Export        ExportRef `json:"export"`
+	Created       time.Time `json:"created"`
+	State         State     `json:"state"`
+	Published     bool      `json:"published"` // a PersistentVolume of it was seen, ever
 	// Ended is when the claim was deleted of a volume that is retained or archived.
 	Ended time.Time `json:"ended,omitzero"`
 	// ArchivePath is where an archived volume lies, below the pool's root; else "".
@@ -177,12 +189,13 @@ func New(s Spec, now time.Time) Volume {
 	v := Volume{
 		Name: s.Name, Path: s.Path, Size: s.Size, Inodes: s.Inodes, Claim: s.Claim, Cluster: s.Cluster, Reclaim: s.Reclaim,
 		Shared: s.Existing == ExistingShare, Owner: s.Owner, Export: s.Export, Created: now.UTC().Truncate(time.Second), State: StateCreating,
+		Sizing: s.Settings.Sizing, Share: s.Settings.Share, KeepSnapshots: s.Settings.KeepSnapshots,
 	}
 	if s.OnDelete != OnDeleteDelete {
 		v.OnDelete = s.OnDelete
 	}
 	if s.From != nil {
-		v.RestoredFrom = s.From.Archive
+		v.RestoredFrom, v.ClonedFrom = s.From.Archive, s.From.Volume
 	}
 	return v
 }

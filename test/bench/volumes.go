@@ -173,7 +173,7 @@ type nowhere struct{}
 
 func (nowhere) Sync(context.Context, []export.Export) error  { return nil }
 func (nowhere) Publish(context.Context, export.Export) error { return nil }
-func (nowhere) Withdraw(context.Context, export.ID) error    { return nil }
+func (nowhere) Withdraw(context.Context, export.Export) error    { return nil }
 
 // fill makes n volumes in a new pool, as Berth would, and returns its root. They
 // are exported when the pool is opened by a Berth that has a server.

@@ -158,7 +158,7 @@ func withdraw(t *testing.T, s *server, a, _ client) {
 		defer f.Close()
 		_, err = f.WriteString("before")
 		must(t, errors.Join(err, f.Sync()))
-		must(t, s.Withdraw(t.Context(), gone.ID))
+		must(t, s.Withdraw(t.Context(), gone))
 		_, err = f.WriteString("late")
 		if err := errors.Join(err, f.Sync()); err == nil {
 			t.Errorf("vers=%s: a file that was open can still be written to", version)
@@ -179,7 +179,7 @@ func withdraw(t *testing.T, s *server, a, _ client) {
 		gone = s.publish(t)
 		dir = a.mount(t, gone, version)
 		must(t, writeFile(dir+"/file", nil))
-		must(t, s.Withdraw(t.Context(), gone.ID))
+		must(t, s.Withdraw(t.Context(), gone))
 		must(t, os.RemoveAll(gone.Dir))
 		if err := writeFile(dir+"/file", []byte("late")); err == nil {
 			t.Errorf("vers=%s: a file of a directory that is gone can be written to", version)

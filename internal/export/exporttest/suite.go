@@ -273,7 +273,7 @@ func withdrawEndsAccess(t *testing.T, target Target) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := target.Withdraw(t.Context(), e.ID); err != nil {
+	if err := target.Withdraw(t.Context(), e); err != nil {
 		t.Fatal(err)
 	}
 	wantUnreachable(t, target, e.Path)
@@ -294,7 +294,7 @@ func withdrawEndsAccess(t *testing.T, target Target) {
 	if handle, err = client.FileHandle(t.Context(), removed.Path+"/file"); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(target.Withdraw(t.Context(), removed.ID), os.RemoveAll(removed.Dir)); err != nil {
+	if err := errors.Join(target.Withdraw(t.Context(), removed), os.RemoveAll(removed.Dir)); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -308,13 +308,13 @@ func withdrawEndsAccess(t *testing.T, target Target) {
 const patience = time.Minute
 
 func withdrawUnknown(t *testing.T, target Target) {
-	if err := target.Withdraw(t.Context(), 77); err != nil {
+	if err := target.Withdraw(t.Context(), export.Export{ID: 77}); err != nil {
 		t.Error(err)
 	}
 	e := newExport(t, target, 1)
 	publish(t, target, e)
 	for range 2 {
-		if err := target.Withdraw(t.Context(), e.ID); err != nil {
+		if err := target.Withdraw(t.Context(), e); err != nil {
 			t.Error(err)
 		}
 	}
@@ -348,7 +348,7 @@ func crashKeepsExportsAndHandles(t *testing.T, target Target) {
 		}
 		exports, handles = append(exports, e), append(handles, handle)
 	}
-	if err := target.Withdraw(t.Context(), exports[0].ID); err != nil {
+	if err := target.Withdraw(t.Context(), exports[0]); err != nil {
 		t.Fatal(err)
 	}
 	target.Crash(t)
@@ -375,7 +375,7 @@ func manyAtOnce(t *testing.T, target Target) {
 				t.Error(err)
 			}
 			if id%2 == 0 {
-				if err := target.Withdraw(t.Context(), e.ID); err != nil {
+				if err := target.Withdraw(t.Context(), e); err != nil {
 					t.Error(err)
 				}
 			}

@@ -21,4 +21,4 @@ func (Server) Publish(context.Context, export.Export) error { return nil }
 
 // Withdraw implements export.Server. Whoever mounts the share itself reaches the
 // directory until it is moved away: only its server could prevent that.
-func (Server) Withdraw(context.Context, export.ID) error { return nil }
+func (Server) Withdraw(context.Context, export.Export) error { return nil }

@@ -172,9 +172,9 @@ func (d *driver) publish(ctx context.Context, inst *instance, e export.Export) e
 }
 
 // Withdraw implements export.Server.
-func (d *driver) Withdraw(ctx context.Context, id export.ID) error {
+func (d *driver) Withdraw(ctx context.Context, e export.Export) error {
 	d.mu.Lock()
-	delete(d.want, id) // a server that starts from here on lacks it
+	delete(d.want, e.ID) // a server that starts from here on lacks it
 	d.mu.Unlock()
 	// Waiting also when no server is up: the one being started may have been
 	// given the export before it was taken out of want.
@@ -182,7 +182,7 @@ func (d *driver) Withdraw(ctx context.Context, id export.ID) error {
 	if err != nil {
 		return err
 	}
-	return d.withdraw(ctx, inst, id)
+	return d.withdraw(ctx, inst, e.ID)
 }
 
 func (d *driver) withdraw(ctx context.Context, inst *instance, id export.ID) error {

@@ -100,14 +100,14 @@ func (x *External) Publish(ctx context.Context, e export.Export) error {
 }
 
 // Withdraw implements export.Server.
-func (x *External) Withdraw(ctx context.Context, id export.ID) error {
+func (x *External) Withdraw(ctx context.Context, e export.Export) error {
 	x.repairing.RLock()
 	defer x.repairing.RUnlock()
 	// After a crash between the two Ganesha may bring it back; its record still wants it then.
-	if err := x.driver.Withdraw(ctx, id); err != nil {
+	if err := x.driver.Withdraw(ctx, e); err != nil {
 		return err
 	}
-	return x.file.remove(id)
+	return x.file.remove(e.ID)
 }
 
 // Run drives whatever Ganesha is on the system bus, until ctx ends. Then all stays

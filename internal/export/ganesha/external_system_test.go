@@ -170,7 +170,7 @@ func TestExternalIsStartedAgain(t *testing.T) {
 	exports := makeExports(t, 30)
 	x, _ := p.drive(exports[:29]...)
 	must(t, x.Publish(t.Context(), exports[29]))
-	must(t, x.Withdraw(t.Context(), exports[0].ID))
+	must(t, x.Withdraw(t.Context(), exports[0]))
 	for range 2 {
 		p.stopGanesha()
 		exporttest.Eventually(t, time.Minute, "it is noticed that it has ended", func() bool { return !x.Serving() })
@@ -243,7 +243,7 @@ func TestExternalLeavesOthersAlone(t *testing.T) {
 	if err := x.Publish(t.Context(), taken); !errors.Is(err, export.ErrRefused) || !strings.Contains(err.Error(), p.foreignDir()) {
 		t.Errorf("Publish: got error %v, want %v and whose id it is", err, export.ErrRefused)
 	}
-	must(t, x.Withdraw(t.Context(), foreignID))
+	must(t, x.Withdraw(t.Context(), export.Export{ID: foreignID}))
 	p.wantReachable(true, exports[0])
 }
 

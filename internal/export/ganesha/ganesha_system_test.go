@@ -184,7 +184,7 @@ func TestWithoutTheBusBothAreStartedAgain(t *testing.T) {
 	exporttest.Eventually(t, 20*time.Second, "another server runs", func() bool {
 		return s.Serving() && s.pid(t) != before && busOf(t, s.o.RunDir) != bus
 	})
-	if err := s.Withdraw(t.Context(), exports[0].ID); err != nil {
+	if err := s.Withdraw(t.Context(), exports[0]); err != nil {
 		t.Errorf("over the new bus: %v", err)
 	}
 }

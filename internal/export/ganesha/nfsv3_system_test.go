@@ -44,7 +44,7 @@ func TestNFSv3(t *testing.T) {
 	if text, err := cat(exports[0], "file"); err != nil || text != "in "+exports[0].Path {
 		t.Errorf("after a crash: read %q, error %v", text, err)
 	}
-	if err := s.Withdraw(t.Context(), exports[0].ID); err != nil {
+	if err := s.Withdraw(t.Context(), exports[0]); err != nil {
 		t.Fatal(err)
 	}
 	if text, err := cat(exports[0], "file"); err == nil {

@@ -50,7 +50,7 @@ func TestHandlesOfThePredecessorStayGood(t *testing.T) {
 	if err != nil || now.FSID != old.FSID || now.FileID != old.FileID {
 		t.Errorf("the handle gives %v, %v; it was %v", now, err, old)
 	}
-	if err := s.Withdraw(t.Context(), 5); err != nil {
+	if err := s.Withdraw(t.Context(), export.Export{ID: 5}); err != nil {
 		t.Fatal(err)
 	}
 	if now, err := c.StatHandle(t.Context(), handle); !errors.Is(err, nfs4.ErrStale) {

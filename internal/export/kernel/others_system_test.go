@@ -115,7 +115,7 @@ func TestSomebodyElse(t *testing.T) {
 			}
 		})
 	}
-	if err := s.Withdraw(t.Context(), e.ID); err != nil {
+	if err := s.Withdraw(t.Context(), e); err != nil {
 		t.Error(err)
 	}
 	sh(t, `exportfs -ra`)
@@ -150,7 +150,7 @@ exportfs -u '*:/srv/off'`)
 	exports := newExports(t, 3)
 	s, stop := run(t, exports[0])
 	publish(t, s, exports[1:]...)
-	if err := s.Withdraw(t.Context(), exports[0].ID); err != nil {
+	if err := s.Withdraw(t.Context(), exports[0]); err != nil {
 		t.Error(err)
 	}
 	if got := foreign(); got != before {
@@ -227,7 +227,7 @@ func TestHostDoesNotServe(t *testing.T) {
 	if !errors.Is(err, export.ErrUnavailable) || !strings.Contains(err.Error(), "systemctl start nfs-server") {
 		t.Errorf("Publish: got error %v, want %v and what to do", err, export.ErrUnavailable)
 	}
-	if err := s.Withdraw(t.Context(), exports[0].ID); err != nil {
+	if err := s.Withdraw(t.Context(), exports[0]); err != nil {
 		t.Errorf("Withdraw: %v", err)
 	}
 	restartHost(t)
@@ -253,13 +253,13 @@ func TestWithdrawWithoutMountd(t *testing.T) {
 	}
 	sh(t, `kill -STOP $(pidof rpc.mountd)`)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-	err := s.Withdraw(ctx, e.ID)
+	err := s.Withdraw(ctx, e)
 	cancel()
 	sh(t, `kill -CONT $(pidof rpc.mountd)`)
 	if err == nil || errors.Is(err, export.ErrUnavailable) {
 		t.Errorf("got error %v, want one of unknown outcome", err)
 	}
-	if err := s.Withdraw(t.Context(), e.ID); err != nil {
+	if err := s.Withdraw(t.Context(), e); err != nil {
 		t.Error(err)
 	}
 	if reachable(t, e.Dir) {
@@ -294,7 +294,7 @@ func TestPublishDisturbsNobody(t *testing.T) {
 			t.Errorf("%s is not reachable", e.Dir)
 		}
 	}
-	if err := s.Withdraw(t.Context(), exports[1].ID); err != nil {
+	if err := s.Withdraw(t.Context(), exports[1]); err != nil {
 		t.Error(err)
 	}
 	if reachable(t, exports[1].Dir) {
@@ -361,7 +361,7 @@ func TestAllAtOnce(t *testing.T) {
 					t.Error(err)
 				}
 				if j%3 == 0 {
-					if err := s.Withdraw(t.Context(), e.ID); err != nil {
+					if err := s.Withdraw(t.Context(), e); err != nil {
 						t.Error(err)
 					}
 				}

@@ -217,16 +217,16 @@ func (s *Server) needsFlush() (bool, error) {
 
 // Withdraw implements export.Server. It takes away all that exports the directory,
 // also what others have added.
-func (s *Server) Withdraw(ctx context.Context, id export.ID) error {
+func (s *Server) Withdraw(ctx context.Context, e export.Export) error {
 	if err := s.take(ctx); err != nil {
 		return err
 	}
 	defer s.done()
-	old, had := s.want[id]
+	old, had := s.want[e.ID]
 	if !had {
 		return nil
 	}
-	s.remove(id)
+	s.remove(e.ID)
 	err := s.write(ctx, map[string]bool{old.Dir: true})
 	if err == nil {
 		err = s.tell(ctx)

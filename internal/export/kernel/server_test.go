@@ -159,12 +159,12 @@ func TestStepsThatFail(t *testing.T) {
 		},
 		{
 			"withdraw, before anything", table,
-			func(f *fixture, e, _ export.Export) error { return f.Withdraw(context.Background(), e.ID) },
+			func(f *fixture, e, _ export.Export) error { return f.Withdraw(context.Background(), e) },
 			[]string{"v1"}, []string{"v1"}, nil, nil,
 		},
 		{
 			"withdraw, after the table", file,
-			func(f *fixture, e, _ export.Export) error { return f.Withdraw(context.Background(), e.ID) },
+			func(f *fixture, e, _ export.Export) error { return f.Withdraw(context.Background(), e) },
 			nil, []string{"v1"}, nil, nil,
 		},
 	} {
@@ -278,7 +278,7 @@ func TestTellTheKernel(t *testing.T) {
 			f.callers.Store(0)
 			var err error
 			if c.withdraw {
-				err = f.Withdraw(t.Context(), e.ID)
+				err = f.Withdraw(t.Context(), e)
 			} else {
 				err = f.Publish(t.Context(), e)
 				f.callers.Add(-1) // which asks whether the server is there
@@ -322,7 +322,7 @@ func TestTellAgain(t *testing.T) {
 
 func TestWithdrawWhatTheServerNeverHad(t *testing.T) {
 	f := newFixture(t)
-	if err := f.Withdraw(t.Context(), 7); err != nil {
+	if err := f.Withdraw(t.Context(), export.Export{ID: 7}); err != nil {
 		t.Error(err)
 	}
 	if got := text(t, f.table.path()); got != "" {

@@ -92,7 +92,7 @@ func measure(ctx context.Context, s *kernel.Server, folder string, others, calls
 		}
 		t.Publish = append(t.Publish, milliseconds(start))
 		start = time.Now()
-		if err := s.Withdraw(ctx, e.ID); err != nil {
+		if err := s.Withdraw(ctx, e); err != nil {
 			return err
 		}
 		t.Withdraw = append(t.Withdraw, milliseconds(start))

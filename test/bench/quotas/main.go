@@ -104,4 +104,4 @@ type nowhere struct{}
 
 func (nowhere) Sync(context.Context, []export.Export) error  { return nil }
 func (nowhere) Publish(context.Context, export.Export) error { return nil }
-func (nowhere) Withdraw(context.Context, export.ID) error    { return nil }
+func (nowhere) Withdraw(context.Context, export.Export) error    { return nil }
