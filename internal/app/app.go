@@ -73,6 +73,9 @@ func (a *app) setup(ctx context.Context) error {
 		return err
 	}
 	for _, p := range a.config.Pools {
+		if p.ZFS != nil {
+			return fmt.Errorf("pool %s: zfs pools cannot be opened yet", p.Name)
+		}
 		if p.Subdir != nil { // opened when it can be
 			a.shares = append(a.shares, &sharePool{config: p})
 			continue

@@ -38,6 +38,9 @@ func root(p config.Pool) string {
 
 // inspect reads what is in a pool, without its lock.
 func inspect(ctx context.Context, p config.Pool) (dir.Inspection, error) {
+	if p.ZFS != nil {
+		return dir.Inspection{}, fmt.Errorf("pool %s: zfs pools cannot be listed yet", p.Name)
+	}
 	if p.Subdir == nil {
 		return dir.Inspect(ctx, root(p), "", dir.Quota(p.Dir.Quota))
 	}

@@ -33,17 +33,21 @@ type Config struct {
 type Pool struct {
 	Name        string   `json:"name"`
 	Provisioner string   `json:"provisioner"` // of the StorageClasses that it serves
-	Dir         *Dir     `json:"dir"`         // this or Subdir
+	Classes     []string `json:"classes"`     // StorageClasses that it serves without their naming it; nil: any
+	Dir         *Dir     `json:"dir"`         // this, Subdir or ZFS
 	Subdir      *Subdir  `json:"subdir"`
+	ZFS         *ZFS     `json:"zfs"`
 	Adopt       string   `json:"adopt"` // the program whose volumes are taken over at the first start
 	Exporter    string   `json:"exporter"`
 	ExportPath  string   `json:"exportPath"` // clients mount <exportPath>/<volume>
 	Clients     []string `json:"clients"`    // who may mount; see export.ParseClients
 	MaxVolumes  int      `json:"maxVolumes"` // 0: no limit
 	GIDRange    string   `json:"gidRange"`   // for classes with gid: auto; see volume.ParseGIDRange
-	Defaults    Defaults `json:"defaults"`
-	Archives    Archives `json:"archives"`
-	Static      []Static `json:"static"`
+	// ReclaimPolicy of PersistentVolumes, Delete or Retain; "": the class's.
+	ReclaimPolicy string   `json:"reclaimPolicy"`
+	Defaults      Defaults `json:"defaults"`
+	Archives      Archives `json:"archives"`
+	Static        []Static `json:"static"`
 }
 
 // Static is a directory that is there already, outside of the root, and is published

@@ -32,12 +32,10 @@ var addressVariables = []string{"POD_IP", "SERVICE_NAME", "POD_NAMESPACE", "NODE
 // variables of m, or else by those that env gives.
 func ConvertNFSSubdir(m Manifest, env func(string) string, usage io.Writer) ([]byte, error) {
 	if m.Env != nil {
-		for _, name := range []string{envProvisionerName, envNFSServer, envNFSPath, envKubeconfig, envLeaderElection} {
-			if v, set := m.lookup(name); set && v.Unknown {
-				return nil, fmt.Errorf("what %s is, the manifest does not say: set it, and the other variables, in the environment of this command", name)
-			}
+		var err error
+		if env, err = m.environment([]string{envProvisionerName, envNFSServer, envNFSPath, envKubeconfig, envLeaderElection}); err != nil {
+			return nil, err
 		}
-		env = func(name string) string { v, _ := m.lookup(name); return v.Value }
 	}
 	c, err := FromNFSSubdir(m.Args, env, usage)
 	if err != nil {
@@ -46,6 +44,16 @@ func ConvertNFSSubdir(m Manifest, env func(string) string, usage io.Writer) ([]b
 	return converted(AdoptNFSSubdir, c, []string{
 		"The share has to be mounted at " + c.Pools[0].Subdir.Root + "; without the line \"root\" Berth mounts it itself.",
 	})
+}
+
+// environment gives the variables of m. Those named have to be known.
+func (m Manifest) environment(names []string) (func(string) string, error) {
+	for _, name := range names {
+		if v, set := m.lookup(name); set && v.Unknown {
+			return nil, fmt.Errorf("what %s is, the manifest does not say: set it, and the other variables, in the environment of this command", name)
+		}
+	}
+	return func(name string) string { v, _ := m.lookup(name); return v.Value }, nil
 }
 
 // converted writes c under notes on what a file cannot say.

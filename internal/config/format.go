@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 
 	"sigs.k8s.io/yaml"
@@ -72,6 +74,12 @@ func usualPool(p Pool) Pool {
 	if p.Subdir != nil {
 		c.Pools[0].Subdir = &Subdir{Path: p.Subdir.Path}
 	}
+	if p.ZFS != nil {
+		c.Pools[0].ZFS = &ZFS{}
+		if p.ZFS.SSH != nil {
+			c.Pools[0].ZFS.SSH = &SSH{Host: p.ZFS.SSH.Host}
+		}
+	}
 	c.complete()
 	usual := c.Pools[0]
 	usual.Name, usual.Exporter = "", ExporterGanesha
@@ -81,17 +89,33 @@ func usualPool(p Pool) Pool {
 	if usual.Subdir != nil {
 		usual.Exporter, usual.Subdir.Path = "", ""
 	}
+	if usual.ZFS != nil {
+		usual.Exporter = ExporterZFSShare
+		if usual.ZFS.SSH != nil {
+			usual.ZFS.SSH.Host = ""
+		}
+	}
 	return usual
 }
 
-// scalar writes a value that has a line to itself: lists as in [a, b].
+// scalar writes a value that has a line to itself: lists as in [a, b], maps as in {a: b}.
 func (f *formatter) scalar(v reflect.Value) string {
-	if v.Kind() == reflect.Slice {
+	switch {
+	case v.Kind() == reflect.Slice:
 		var elements []string
 		for i := range v.Len() {
 			elements = append(elements, f.scalar(v.Index(i)))
 		}
 		return "[" + strings.Join(elements, ", ") + "]"
+	case v.Kind() == reflect.Map:
+		var elements []string
+		for _, key := range v.MapKeys() {
+			elements = append(elements, f.scalar(key)+": "+f.scalar(v.MapIndex(key)))
+		}
+		slices.Sort(elements)
+		return "{" + strings.Join(elements, ", ") + "}"
+	case v.Kind() == reflect.String && strings.Contains(v.String(), "\n"):
+		return strconv.Quote(v.String()) // on one line
 	}
 	text, err := yaml.Marshal(v.Interface())
 	if f.err == nil && err != nil {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -72,11 +73,15 @@ func keys(t reflect.Type) []string {
 func (c *Config) complete() {
 	for i := range c.Pools {
 		p := &c.Pools[i]
-		if p.Exporter == "" && p.Subdir == nil {
+		switch {
+		case p.Exporter != "" || p.Subdir != nil:
+		case p.ZFS != nil:
+			p.Exporter = ExporterZFSShare
+		default:
 			p.Exporter = ExporterGanesha
 		}
 		switch {
-		case p.ExportPath != "":
+		case p.ExportPath != "" || p.ZFS != nil && p.Exporter != ExporterGanesha:
 		case p.Subdir != nil:
 			p.ExportPath = p.Subdir.Path
 		case p.Exporter == ExporterKernel && p.Dir != nil:
@@ -86,6 +91,9 @@ func (c *Config) complete() {
 		}
 		if p.Dir != nil && p.Dir.Quota == "" {
 			p.Dir.Quota = QuotaAuto
+		}
+		if p.ZFS != nil {
+			p.ZFS.complete(p.Exporter)
 		}
 		p.Defaults.complete(p.Subdir != nil)
 		for j := range p.Static {
@@ -180,15 +188,27 @@ func (p Pool) validate(before []Pool) error {
 	case p.Defaults.Mode > 0o7777:
 		return fmt.Errorf("defaults.mode: %o has more than permission bits", p.Defaults.Mode)
 	}
-	validate, adoptable := p.validateDir, AdoptNFSProvisioner
-	if p.Subdir != nil {
-		validate, adoptable = p.validateShare, AdoptNFSSubdir
+	kinds := 0
+	for _, given := range []bool{p.Dir != nil, p.Subdir != nil, p.ZFS != nil} {
+		if given {
+			kinds++
+		}
+	}
+	if kinds != 1 {
+		return errors.New("dir, subdir and zfs: one of them says where the volumes are")
+	}
+	validate, adoptable := p.validateDir, []string{AdoptNFSProvisioner}
+	switch {
+	case p.Subdir != nil:
+		validate, adoptable = p.validateShare, []string{AdoptNFSSubdir}
+	case p.ZFS != nil:
+		validate, adoptable = p.validateZFS, []string{AdoptZFSProvisioner, AdoptPVManager}
 	}
 	if err := errors.Join(validate(), p.validatePolicy()); err != nil {
 		return err
 	}
-	if p.Adopt != "" && p.Adopt != adoptable {
-		return fmt.Errorf("adopt: %q is not possible here%s", p.Adopt, suggest.Nearest(p.Adopt, []string{adoptable}))
+	if p.Adopt != "" && !slices.Contains(adoptable, p.Adopt) {
+		return fmt.Errorf("adopt: %q is not possible here%s", p.Adopt, suggest.Nearest(p.Adopt, adoptable))
 	}
 	if _, err := export.ParseClients(p.Clients); err != nil {
 		return err
@@ -201,6 +221,11 @@ func (p Pool) validate(before []Pool) error {
 			return fmt.Errorf("gidRange: %w", err)
 		}
 	}
+	for _, class := range p.Classes {
+		if len(class) > maxObjectName || !objectName.MatchString(class) {
+			return fmt.Errorf("classes: %q is not the name of a StorageClass", class)
+		}
+	}
 	for _, q := range before {
 		if err := p.beside(q); err != nil {
 			return err
@@ -211,8 +236,6 @@ func (p Pool) validate(before []Pool) error {
 
 func (p Pool) validateDir() error {
 	switch {
-	case p.Dir == nil:
-		return errors.New("dir or subdir: is missing; it says where the volumes are")
 	case !filepath.IsAbs(p.Dir.Root) || filepath.Clean(p.Dir.Root) != p.Dir.Root || p.Dir.Root == "/":
 		return fmt.Errorf("dir.root: %q is not a clean absolute path below /", p.Dir.Root)
 	case !path.IsAbs(p.ExportPath) || path.Clean(p.ExportPath) != p.ExportPath || p.ExportPath == "/":
@@ -237,7 +260,9 @@ func (p Pool) beside(q Pool) error {
 		return fmt.Errorf("root: %s and %s of pool %s lie in each other", p.root(), q.root(), q.Name)
 	case p.Subdir != nil:
 		return p.Subdir.beside(q.Subdir, q.Name)
-	case q.Dir != nil && overlap(p.ExportPath, q.ExportPath):
+	case p.ZFS != nil && q.ZFS != nil && p.ZFS.beside(q.ZFS, q.Name) != nil:
+		return p.ZFS.beside(q.ZFS, q.Name)
+	case p.ExportPath != "" && q.ExportPath != "" && q.Subdir == nil && overlap(p.ExportPath, q.ExportPath):
 		return fmt.Errorf("exportPath: %s and %s of pool %s lie in each other", p.ExportPath, q.ExportPath, q.Name)
 	}
 	return nil

@@ -99,7 +99,7 @@ func (s Static) besidePools(pools []Pool) error {
 		switch {
 		case p.root() != "" && overlap(s.Path, p.root()):
 			return fmt.Errorf("path: %s and the root %s of pool %s lie in each other: what is in a pool is Berth's to delete", s.Path, p.root(), p.Name)
-		case p.Subdir == nil && overlap(s.ExportPath, p.ExportPath):
+		case p.Subdir == nil && p.ExportPath != "" && overlap(s.ExportPath, p.ExportPath):
 			return fmt.Errorf("exportPath: %s and %s of pool %s lie in each other", s.ExportPath, p.ExportPath, p.Name)
 		}
 	}

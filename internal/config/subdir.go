@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -96,7 +95,7 @@ var (
 
 func (s Subdir) validate() error {
 	switch {
-	case s.Server == "" || !hostName.MatchString(s.Server) && net.ParseIP(strings.Trim(s.Server, "[]")) == nil:
+	case !isHost(s.Server):
 		return fmt.Errorf("subdir.server: %q is neither a host's name nor an IP address", s.Server)
 	case !path.IsAbs(s.Path) || path.Clean(s.Path) != s.Path || !exportable(s.Path):
 		return fmt.Errorf("subdir.path: %q is not a clean absolute path", s.Path)
@@ -129,8 +128,6 @@ func (s Subdir) beside(o *Subdir, pool string) error {
 // validateShare checks a pool on a share, of which much is its server's business.
 func (p Pool) validateShare() error {
 	switch {
-	case p.Dir != nil:
-		return errors.New("dir and subdir: a pool has one of them")
 	case p.Exporter != "":
 		return fmt.Errorf("exporter: %q: the volumes of a subdir pool are reached by the server of its share; leave it out", p.Exporter)
 	case p.ExportPath != p.Subdir.Path:
@@ -155,6 +152,8 @@ func (p Pool) validatePolicy() error {
 		return err
 	case p.Archives.MaxAge < 0:
 		return errors.New("archives.maxAge: is below 0")
+	case !slices.Contains([]string{"", "Delete", "Retain"}, p.ReclaimPolicy):
+		return fmt.Errorf("reclaimPolicy: %q is neither Delete nor Retain", p.ReclaimPolicy)
 	case p.Subdir == nil && (d.Existing != volume.ExistingRefuse || d.PathPattern != "" || p.Archives.Beside):
 		return errors.New("defaults.existing, defaults.pathPattern and archives.beside: are for subdir pools only")
 	case d.PathPattern == "":
