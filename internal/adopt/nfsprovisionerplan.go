@@ -76,6 +76,8 @@ func (j *nfsProvisioner) checkIdentity(pv PV) error {
 	}
 }
 
+func (j *nfsProvisioner) lacks(_ PV, why error) error { return lacksDirectory(why) }
+
 // complete implements judge: the export and the quota.
 func (j *nfsProvisioner) complete(v *volume.Volume, pv PV, found volume.Found) error {
 	e, err := j.export(pv)

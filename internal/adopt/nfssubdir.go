@@ -161,6 +161,8 @@ func (j *nfsSubdir) checkNeighbours(pv PV, at string) error {
 	return nil
 }
 
+func (j *nfsSubdir) lacks(_ PV, why error) error { return lacksDirectory(why) }
+
 // complete implements judge: who else has the directory, and what becomes of it.
 func (j *nfsSubdir) complete(v *volume.Volume, pv PV, _ volume.Found) error {
 	v.Shared = len(j.users[v.Path.String()]) > 1

@@ -1,6 +1,7 @@
 package adopt
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,14 +16,17 @@ import (
 
 // PV is what a PersistentVolume says. Whoever may edit PersistentVolumes wrote it.
 type PV struct {
-	Name    string
-	Server  string // what clients mount: the server,
-	Path    string // and the path; "" if it is not mounted by NFS
-	Size    int64  // bytes
-	Claim   volume.Claim
-	Reclaim volume.Reclaim
-	Class   string // its StorageClass
-	Created time.Time
+	Name   string
+	Server string // what clients mount: the server,
+	Path   string // and the path; "" if it is not mounted by NFS
+	// NodePath is its path on a node, of kinds hostPath and local, and Node the node if
+	// only pods on one may use it.
+	NodePath, Node string
+	Size           int64 // bytes
+	Claim          volume.Claim
+	Reclaim        volume.Reclaim
+	Class          string // its StorageClass
+	Created        time.Time
 	// OnDelete is what that class says now of data whose claim is deleted. OnDeleteErr
 	// says why that is not known.
 	OnDelete    volume.OnDelete
@@ -30,15 +34,20 @@ type PV struct {
 	// What nfs-provisioner notes: the annotations Provisioner_Id, Export_Id and
 	// EXPORT_block.
 	Identity, ExportID, ExportBlock string
+	Annotations                     map[string]string
 }
+
+// mounted is the path by which pods reach it, wherever it is.
+func (pv PV) mounted() string { return cmp.Or(pv.Path, pv.NodePath) }
 
 // Pool is where volumes are to be adopted.
 type Pool interface {
 	List(ctx context.Context) iter.Seq2[volume.Volume, error]
-	// Look says what the directory at p is like. ErrNotFound if there is none, and
-	// ErrForeign if it is not a plain directory of the pool's file system.
+	// Look says what the directory or dataset at p is like. ErrNotFound if there is none, and
+	// ErrForeign if it cannot be a volume: it is not a plain directory of the pool's file
+	// system, or not a file system that is mounted.
 	Look(ctx context.Context, p volume.RelPath) (volume.Found, error)
-	// Folders are the names of the directories below the root that are not Berth's own.
+	// Folders are the names of the directories or datasets below the root that are not Berth's own.
 	Folders(ctx context.Context) ([]string, error)
 }
 
@@ -62,6 +71,9 @@ type judge interface {
 	place(pv PV, name volume.Name) (volume.RelPath, error)
 	// complete adds to v what only this program's volumes have. found is what lies there.
 	complete(v *volume.Volume, pv PV, found volume.Found) error
+	// lacks says what to do about pv, at whose place Look found nothing, or nothing that can
+	// be a volume: why is ErrNotFound or ErrForeign.
+	lacks(pv PV, why error) error
 }
 
 // Options of a Plan.
@@ -75,12 +87,12 @@ type Options struct {
 // Report is what is to be adopted, or was, and what is left alone.
 type Report struct {
 	Adopt   []volume.Volume
-	Already []volume.Name // by an earlier run
+	Already []volume.Volume // by an earlier run
 	Left    []Finding
 	// Kept are adopted, but it is not known what is to become of their data when their
 	// claims are deleted; so it is kept.
 	Kept []Finding
-	// Unclaimed are directories that no PersistentVolume and no record names.
+	// Unclaimed are directories or datasets that no PersistentVolume and no record names.
 	Unclaimed []string
 	// LastID is the highest export id that the other program has given out. Handles of
 	// what is left alone have such ids in them, so they are not for new volumes.
@@ -125,7 +137,7 @@ func Plan(ctx context.Context, pool Pool, from From, pvs []PV, o Options) (Repor
 		} else if err != nil {
 			return Report{}, fmt.Errorf("PersistentVolume %s: %w", pv.Name, err)
 		} else if known {
-			p.report.Already = append(p.report.Already, v.Name)
+			p.report.Already = append(p.report.Already, v)
 		} else {
 			p.report.Adopt = append(p.report.Adopt, v)
 		}
@@ -185,7 +197,7 @@ const doData = "copy its data into a new claim's volume, then delete the old cla
 func (p *planner) volume(ctx context.Context, pv PV) (v volume.Volume, known bool, err error) {
 	name, nameErr := volume.ParseName(pv.Name)
 	i := slices.IndexFunc(p.records, func(r volume.Volume) bool { return r.Name == name })
-	if i >= 0 && p.records[i].Origin == p.from.Program() && p.records[i].Export.Path == pv.Path {
+	if i >= 0 && p.records[i].Origin == p.from.Program() && p.records[i].Export.Path == pv.mounted() {
 		return p.records[i], true, nil
 	}
 	v.Path, err = p.judge.place(pv, name)
@@ -199,7 +211,10 @@ func (p *planner) volume(ctx context.Context, pv PV) (v volume.Volume, known boo
 	case i >= 0:
 		return v, false, left("look into the record; nothing of Berth's has that name otherwise", "Berth has a volume of its own by that name")
 	}
-	found, err := p.look(ctx, v.Path)
+	found, err := p.pool.Look(ctx, v.Path)
+	if errors.Is(err, volume.ErrNotFound) || errors.Is(err, volume.ErrForeign) {
+		err = p.judge.lacks(pv, err)
+	}
 	if err != nil {
 		return v, false, err
 	}
@@ -208,24 +223,21 @@ func (p *planner) volume(ctx context.Context, pv PV) (v volume.Volume, known boo
 	}
 	v = volume.Volume{
 		Name: name, Path: v.Path, Size: pv.Size, Claim: pv.Claim, Cluster: p.o.Cluster, Reclaim: pv.Reclaim, Owner: found.Owner,
-		Export:  volume.ExportRef{Path: pv.Path},
+		Export:  volume.ExportRef{Path: pv.mounted()},
 		Created: pv.Created.UTC().Truncate(time.Second), State: volume.StateReady, Published: true, Origin: p.from.Program(),
 	}
 	return v, false, p.judge.complete(&v, pv, found)
 }
 
-func (p *planner) look(ctx context.Context, at volume.RelPath) (volume.Found, error) {
-	found, err := p.pool.Look(ctx, at)
-	switch {
-	case errors.Is(err, volume.ErrNotFound):
-		return found, left("put it back and adopt again, or, if the data is no more, delete the claim and the PersistentVolume", "its directory is missing: %w", err)
-	case errors.Is(err, volume.ErrForeign):
-		return found, left("have a plain directory there and adopt again, or "+doData, "%w", err)
+// lacksDirectory is judge.lacks of programs that make directories.
+func lacksDirectory(why error) error {
+	if errors.Is(why, volume.ErrNotFound) {
+		return left("put it back and adopt again, or, if the data is no more, delete the claim and the PersistentVolume", "its directory is missing: %w", why)
 	}
-	return found, err
+	return left("have a plain directory there and adopt again, or "+doData, "%w", why)
 }
 
-// findUnclaimed looks for directories that nobody names.
+// findUnclaimed looks for directories and datasets that nobody names.
 func (p *planner) findUnclaimed(ctx context.Context) error {
 	named := map[string]bool{}
 	for _, name := range p.judge.folders() {

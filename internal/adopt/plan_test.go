@@ -91,8 +91,8 @@ func summary(r Report) (lines []string) {
 	for _, v := range r.Adopt {
 		lines = append(lines, v.Name.String()+" adopt")
 	}
-	for _, n := range r.Already {
-		lines = append(lines, n.String()+" already")
+	for _, v := range r.Already {
+		lines = append(lines, v.Name.String()+" already")
 	}
 	for _, f := range r.Left {
 		lines = append(lines, f.PV+" left")

@@ -125,8 +125,8 @@ func printReport(out io.Writer, problems []error, r adopt.Report, dryRun bool) {
 	for _, v := range r.Adopt {
 		fmt.Fprintf(out, "%s: %s: claim %s, %d bytes, %s\n", v.Name, adopted, v.Claim, v.Size, whereabouts(v))
 	}
-	for _, n := range r.Already {
-		fmt.Fprintf(out, "%s: adopted before\n", n)
+	for _, v := range r.Already {
+		fmt.Fprintf(out, "%s: adopted before\n", v.Name)
 	}
 	for _, f := range r.Kept {
 		fmt.Fprintf(out, "%s: warning: %v\n    %s\n", f.PV, f.Err, f.Do)

@@ -2,14 +2,18 @@ package kube
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 
 	v1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-storage/berth/internal/adopt"
 	"github.com/berth-storage/berth/internal/volume"
@@ -27,13 +31,18 @@ const (
 // Adoptable gives the PersistentVolumes of a provisioner's name that no Berth made, and
 // all others.
 func (c Client) Adoptable(ctx context.Context, provisioner string) (adoptable, others []adopt.PV, err error) {
+	return c.AdoptableBy(ctx, annProvisionedBy, provisioner)
+}
+
+// AdoptableBy is Adoptable for a program whose PersistentVolumes have an annotation of its own.
+func (c Client) AdoptableBy(ctx context.Context, annotation, value string) (adoptable, others []adopt.PV, err error) {
 	list, err := c.CoreV1().PersistentVolumes().List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, nil, fmt.Errorf("listing PersistentVolumes: %w", err)
 	}
 	for i := range list.Items {
 		pv := &list.Items[i]
-		if pv.Annotations[annProvisionedBy] == provisioner && pv.Annotations[annInstance] == "" {
+		if pv.Annotations[annotation] == value && pv.Annotations[annInstance] == "" {
 			adoptable = append(adoptable, adoptablePV(pv))
 		} else {
 			others = append(others, adoptablePV(pv))
@@ -46,6 +55,7 @@ func adoptablePV(pv *v1.PersistentVolume) adopt.PV {
 	a := adopt.PV{
 		Name: pv.Name, Created: pv.CreationTimestamp.Time, Reclaim: volume.ReclaimRetain, Class: pv.Spec.StorageClassName,
 		Identity: pv.Annotations[annProvisionerID], ExportID: pv.Annotations[annExportID], ExportBlock: pv.Annotations[annExportBlock],
+		NodePath: nodePath(pv), Node: nodeOf(pv), Annotations: pv.Annotations,
 	}
 	if class := pv.Annotations[v1.BetaStorageClassAnnotation]; class != "" { // which goes before the field
 		a.Class = class
@@ -63,6 +73,54 @@ func adoptablePV(pv *v1.PersistentVolume) adopt.PV {
 		a.Reclaim = volume.ReclaimDelete
 	}
 	return a
+}
+
+// TakeCharge has the provisioner of a name delete PersistentVolumes when their claims are
+// gone, or keep them, as reclaim says by their names: of a program that did without Kubernetes'
+// own policy, and without the annotation that says whose they are.
+func (c Client) TakeCharge(ctx context.Context, provisioner string, reclaim map[string]volume.Reclaim) error {
+	for _, name := range slices.Sorted(maps.Keys(reclaim)) {
+		policy := v1.PersistentVolumeReclaimRetain
+		if reclaim[name] == volume.ReclaimDelete {
+			policy = v1.PersistentVolumeReclaimDelete
+		}
+		patch, err := json.Marshal(map[string]any{
+			"metadata": map[string]any{"annotations": map[string]string{annProvisionedBy: provisioner}},
+			"spec":     map[string]any{"persistentVolumeReclaimPolicy": policy},
+		})
+		if err != nil {
+			return err
+		}
+		_, err = c.CoreV1().PersistentVolumes().Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("saying on PersistentVolume %s that provisioner %s reclaims it: %w", name, provisioner, err)
+		}
+	}
+	return nil
+}
+
+// nodePath is where on its node a PersistentVolume lies; "" if it is not there.
+func nodePath(pv *v1.PersistentVolume) string {
+	switch s := pv.Spec.PersistentVolumeSource; {
+	case s.HostPath != nil:
+		return s.HostPath.Path
+	case s.Local != nil:
+		return s.Local.Path
+	}
+	return ""
+}
+
+// nodeOf is the one node on which a PersistentVolume can be used; "" if there are others too.
+func nodeOf(pv *v1.PersistentVolume) string {
+	if pv.Spec.NodeAffinity == nil || pv.Spec.NodeAffinity.Required == nil || len(pv.Spec.NodeAffinity.Required.NodeSelectorTerms) != 1 {
+		return ""
+	}
+	for _, e := range pv.Spec.NodeAffinity.Required.NodeSelectorTerms[0].MatchExpressions {
+		if e.Key == v1.LabelHostname && e.Operator == v1.NodeSelectorOpIn && len(e.Values) == 1 {
+			return e.Values[0]
+		}
+	}
+	return ""
 }
 
 // AddPolicies adds to pvs, of one provisioner's name, what their classes say now of data
@@ -143,14 +201,18 @@ func (c Client) PersistentVolumes(ctx context.Context) (map[string]bool, error) 
 
 // adopted gives the pool and the volume that a PersistentVolume of another program
 // stands for, if Berth has adopted it. It goes by the name of the PersistentVolume,
-// which nobody can edit, and by what clients mount.
+// which nobody can edit, and by the path that pods mount.
 func (p *provisioner) adopted(pv *v1.PersistentVolume) (*Pool, volume.Volume) {
 	name, err := volume.ParseName(pv.Name)
-	if err != nil || pv.Annotations[annInstance] != "" || pv.Spec.NFS == nil {
+	at := nodePath(pv)
+	if pv.Spec.NFS != nil {
+		at = pv.Spec.NFS.Path
+	}
+	if err != nil || pv.Annotations[annInstance] != "" || at == "" {
 		return nil, volume.Volume{}
 	}
 	for _, pool := range p.pools {
-		if v, ok := pool.Volumes.Adopted(name); ok && v.Export.Path == pv.Spec.NFS.Path {
+		if v, ok := pool.Volumes.Adopted(name); ok && v.Export.Path == at {
 			return pool, v
 		}
 	}

@@ -55,6 +55,55 @@ func adoptedPool(t *testing.T, name string) (*Pool, *fakeVolumes) {
 	return pool, volumes
 }
 
+// affinity is that of PersistentVolumes of one of some nodes.
+func affinity(nodes ...string) *v1.VolumeNodeAffinity {
+	return &v1.VolumeNodeAffinity{Required: &v1.NodeSelector{NodeSelectorTerms: []v1.NodeSelectorTerm{{
+		MatchExpressions: []v1.NodeSelectorRequirement{{Key: v1.LabelHostname, Operator: v1.NodeSelectorOpIn, Values: nodes}},
+	}}}}
+}
+
+func TestNodeOfAPersistentVolume(t *testing.T) {
+	pv := adoptedPV()
+	if got := nodeOf(pv); got != "" {
+		t.Errorf("without an affinity it is of node %q", got)
+	}
+	for want, a := range map[string]*v1.VolumeNodeAffinity{"node-1": affinity("node-1"), "": affinity("node-1", "node-2")} {
+		if pv.Spec.NodeAffinity = a; nodeOf(pv) != want {
+			t.Errorf("with %+v it is of node %q, want %q", a, nodeOf(pv), want)
+		}
+	}
+}
+
+// openshift-pvmanager's PersistentVolumes do not say whose they are, and their policy is not what it does.
+func TestTakingChargeOfPersistentVolumes(t *testing.T) {
+	deleted, kept := adoptedPV(), adoptedPV()
+	deleted.Name, kept.Name = "a", "b"
+	for _, pv := range []*v1.PersistentVolume{deleted, kept} {
+		pv.Annotations = map[string]string{"managed-by": "pvmanager.wimsey.us"}
+		pv.Spec.PersistentVolumeReclaimPolicy = v1.PersistentVolumeReclaimRetain
+	}
+	client := newClient(deleted, kept, adoptedPV())
+	found, others, err := Client{Interface: client}.AdoptableBy(t.Context(), "managed-by", "pvmanager.wimsey.us")
+	if err != nil || len(found) != 2 || len(others) != 1 {
+		t.Fatalf("found %v and %v, %v", found, others, err)
+	}
+	// One that is gone by now is no error.
+	reclaim := map[string]volume.Reclaim{"a": volume.ReclaimDelete, "b": volume.ReclaimRetain, "c": volume.ReclaimDelete}
+	if err := (Client{Interface: client}).TakeCharge(t.Context(), "pvmanager.wimsey.us", reclaim); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]v1.PersistentVolumeReclaimPolicy{"a": v1.PersistentVolumeReclaimDelete, "b": v1.PersistentVolumeReclaimRetain} {
+		pv, err := client.CoreV1().PersistentVolumes().Get(t.Context(), name, metav1.GetOptions{})
+		if err != nil || pv.Spec.PersistentVolumeReclaimPolicy != want || pv.Annotations[annProvisionedBy] != "pvmanager.wimsey.us" || pv.Annotations["managed-by"] == "" {
+			t.Errorf("%s: %+v, %v", name, pv, err)
+		}
+	}
+	failing(client, "patch", "persistentvolumes")
+	if err := (Client{Interface: client}).TakeCharge(t.Context(), "pvmanager.wimsey.us", reclaim); !errors.Is(err, errAPI) {
+		t.Errorf("without an API server: got error %v, want %v", err, errAPI)
+	}
+}
+
 func TestPersistentVolumesToAdopt(t *testing.T) {
 	others, berths, local := adoptedPV(), adoptedPV(), adoptedPV()
 	others.Name, others.Annotations["pv.kubernetes.io/provisioned-by"] = "pvc-others", "example.com/other"
@@ -62,15 +111,18 @@ func TestPersistentVolumesToAdopt(t *testing.T) {
 	local.Name, local.Spec.NFS, local.Spec.ClaimRef, local.Spec.PersistentVolumeReclaimPolicy = "pvc-local", nil, nil, v1.PersistentVolumeReclaimRecycle
 	berths.Spec.NFS.Server, berths.Spec.StorageClassName = "nas", "nfs-client"
 	local.Annotations[v1.BetaStorageClassAnnotation], local.Spec.StorageClassName = "beta", "fast"
+	local.Spec.Local, local.Spec.NodeAffinity = &v1.LocalVolumeSource{Path: "/tank/pvc"}, affinity("node-1")
 	got, rest, err := Client{Interface: newClient(adoptedPV(), others, berths, local)}.Adoptable(t.Context(), provisioned)
 	old := adopt.PV{
 		Name: volumeName, Server: "10.0.0.1", Path: "/export/" + volumeName, Size: 1 << 30, Claim: claimOf(newClaim()), Reclaim: volume.ReclaimDelete,
 		Created:  adoptedPV().CreationTimestamp.Time,
-		Identity: "old-identity", ExportID: "7", ExportBlock: "EXPORT {}",
+		Identity: "old-identity", ExportID: "7", ExportBlock: "EXPORT {}", Annotations: adoptedPV().Annotations,
 	}
 	oldLocal, oldBerths, oldOthers := old, old, old
 	oldLocal.Name, oldLocal.Server, oldLocal.Path, oldLocal.Claim, oldLocal.Reclaim, oldLocal.Class = "pvc-local", "", "", volume.Claim{}, volume.ReclaimRetain, "beta"
 	oldBerths.Name, oldBerths.Server, oldBerths.Class, oldOthers.Name = "pvc-berths", "nas", "nfs-client", "pvc-others"
+	oldLocal.Annotations, oldBerths.Annotations, oldOthers.Annotations = local.Annotations, berths.Annotations, others.Annotations
+	oldLocal.NodePath, oldLocal.Node = "/tank/pvc", "node-1"
 	if diff := cmp.Diff([]adopt.PV{old, oldLocal}, got); diff != "" || err != nil {
 		t.Errorf("error %v (-want +got):\n%s", err, diff)
 	}
@@ -222,6 +274,20 @@ func TestWhatLooksLikeAnAdoptedVolumeIsLeftAlone(t *testing.T) {
 				t.Errorf("deleted %v", volumes.deleted)
 			}
 		})
+	}
+}
+
+// What pods use on its node, by kind hostPath or local, is adopted as well.
+func TestAdoptedVolumeOfANode(t *testing.T) {
+	for _, source := range []v1.PersistentVolumeSource{
+		{HostPath: &v1.HostPathVolumeSource{Path: "/export/" + volumeName}}, {Local: &v1.LocalVolumeSource{Path: "/export/" + volumeName}},
+	} {
+		pool, volumes := adoptedPool(t, "local")
+		pv := adoptedPV()
+		pv.Spec.PersistentVolumeSource = source
+		if err := newProvisioner(newClient(), pool).Delete(t.Context(), pv); err != nil || len(volumes.deleted) != 1 {
+			t.Errorf("%+v: error %v, deleted %v", source, err, volumes.deleted)
+		}
 	}
 }
 

@@ -61,10 +61,14 @@ type Limit string
 // LimitNone says that nothing does: the size is advisory.
 const LimitNone Limit = ""
 
-// Found is what a directory is like that no record names.
+// Found is what a directory, or a dataset of ZFS, is like that no record names.
 type Found struct {
 	Owner   Owner
-	Project uint32 // what its content is counted by on xfs and ext4; 0: nothing
+	Project uint32 // what a directory's content is counted by on xfs and ext4; 0: nothing
+	// Dir is where a dataset is mounted on its host, and Properties are those of it that
+	// are set on itself, and what tells its size and origin.
+	Dir        string
+	Properties map[string]string
 }
 
 // Usage is what a volume takes up, as what limits it counts that.
