@@ -25,6 +25,27 @@ func (e *ExitError) Error() string {
 	return fmt.Sprintf("%s: exit status %d: %s", e.Program, e.Status, e.Stderr)
 }
 
+// ErrNotStarted says that the program was certainly not started, so nothing was done.
+var ErrNotStarted = errors.New("not started")
+
+// Here runs programs on this host, in the same way as SSH does on another one.
+type Here struct {
+	Limit time.Duration // how long one may take; 0 is a minute
+}
+
+// Output runs argv, a program's name or path and its arguments, as the function Output does.
+// An error that is ErrNotStarted is sure to have changed nothing.
+func (h Here) Output(ctx context.Context, argv []string) ([]byte, error) {
+	path, err := find(argv[0])
+	if err != nil {
+		return nil, fmt.Errorf("%w: the program %s is not installed on this host", ErrNotStarted, argv[0])
+	}
+	if h.Limit == 0 {
+		h.Limit = time.Minute
+	}
+	return Output(ctx, Command{Path: path, Args: argv[1:]}, h.Limit)
+}
+
 // Output runs c to its end and gives what it printed on standard output. It ends
 // in one of three ways: done (nil), refused (*ExitError), or with any other error
 // not known: the program may have done its work, or part of it. A program that

@@ -48,3 +48,16 @@ func TestOutputTellsRefusedFromUnknown(t *testing.T) {
 		})
 	}
 }
+
+func TestHere(t *testing.T) {
+	got, err := run.Here{}.Output(t.Context(), []string{"sh", "-c", `echo "$1"`, "sh", "it's $HOME"})
+	if err != nil || string(got) != "it's $HOME\n" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if _, err := (run.Here{}).Output(t.Context(), []string{"no-such-program"}); !errors.Is(err, run.ErrNotStarted) {
+		t.Errorf("a program that is not there gave %v", err)
+	}
+	if _, err := (run.Here{Limit: time.Millisecond}).Output(t.Context(), []string{"sleep", "60"}); err == nil || errors.Is(err, run.ErrNotStarted) {
+		t.Errorf("a program that is too slow gave %v", err)
+	}
+}

@@ -1,6 +1,7 @@
-// Package run is the only place where Berth starts other programs: arguments as
-// a list and never as a shell's text, messages in English, and no program outlives
-// the Berth that started it.
+// Package run is the only place where Berth starts other programs, on this host and, over
+// ssh, on others: arguments as a list and never as a shell's text (where sshd brings in a
+// shell, each is quoted), messages in English, and no program on this host outlives the Berth that
+// started it.
 package run
 
 import (
@@ -24,15 +25,22 @@ var systemFolders = []string{"/usr/local/sbin", "/usr/sbin", "/sbin"}
 // Find gives the path of a program. The error of a missing one names the Debian
 // package that has it.
 func Find(program, debianPackage string) (string, error) {
-	if path, err := exec.LookPath(program); err == nil {
-		return path, nil
+	path, err := find(program)
+	if err != nil {
+		return "", fmt.Errorf("the program %s is not installed: it is in the package %s (apt-get install %s)", program, debianPackage, debianPackage)
 	}
+	return path, nil
+}
+
+func find(program string) (string, error) {
+	path, err := exec.LookPath(program)
 	for _, folder := range systemFolders {
-		if path, err := exec.LookPath(filepath.Join(folder, program)); err == nil {
-			return path, nil
+		if err == nil {
+			break
 		}
+		path, err = exec.LookPath(filepath.Join(folder, program))
 	}
-	return "", fmt.Errorf("the program %s is not installed: it is in the package %s (apt-get install %s)", program, debianPackage, debianPackage)
+	return path, err
 }
 
 // Command is a program to start.
