@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/berth-storage/berth/internal/app"
 	"github.com/berth-storage/berth/internal/config"
 )
 
@@ -19,7 +20,7 @@ func convertCommand(out io.Writer) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	c.AddCommand(convertNFSProvisionerCommand(out), convertNFSSubdirCommand(out))
+	c.AddCommand(convertNFSProvisionerCommand(out), convertNFSSubdirCommand(out), convertZFSProvisionerCommand(out))
 	return c
 }
 
@@ -41,6 +42,21 @@ func convertNFSSubdirCommand(out io.Writer) *cobra.Command {
 the manifest of its Pod or Deployment, or by the environment variables of this command.`,
 	}, out, config.NFSSubdirManifest, func(m config.Manifest, usage io.Writer) ([]byte, error) {
 		return config.ConvertNFSSubdir(m, os.Getenv, usage)
+	})
+}
+
+func convertZFSProvisionerCommand(out io.Writer) *cobra.Command {
+	return convertProgramCommand(&cobra.Command{
+		Use:   zfsProvisioner + " [--manifest FILE | -- FLAGS]",
+		Short: "Print the configuration file that says what kubernetes-" + zfsProvisioner + " was told",
+		Long: `Print the configuration file that says what kubernetes-zfs-provisioner was told: by the
+manifest of its Pod, Deployment or StatefulSet, or by the environment variables of this command.`,
+	}, out, config.ZFSProvisionerManifest, func(m config.Manifest, usage io.Writer) ([]byte, error) {
+		host, err := app.ThisHost()
+		if err != nil {
+			return nil, err
+		}
+		return config.ConvertZFSProvisioner(m, os.Getenv, host, usage)
 	})
 }
 

@@ -37,7 +37,7 @@ func run(ctx context.Context, args []string, out, logs io.Writer) error {
 	root.SetErr(logs)
 	root.SetArgs(args[1:])
 	switch name := filepath.Base(args[0]); name {
-	case nfsProvisioner, nfsSubdir, nfsClient:
+	case nfsProvisioner, nfsSubdir, nfsClient, zfsProvisioner:
 		root.SetArgs(append([]string{name}, args[1:]...))
 	}
 	return root.ExecuteContext(ctx)
@@ -47,6 +47,7 @@ const (
 	nfsProvisioner = config.AdoptNFSProvisioner
 	nfsSubdir      = config.AdoptNFSSubdir
 	nfsClient      = "nfs-client-provisioner" // as nfsSubdir was called before
+	zfsProvisioner = config.AdoptZFSProvisioner
 )
 
 func command(out, logs io.Writer) *cobra.Command {
@@ -61,6 +62,7 @@ func command(out, logs io.Writer) *cobra.Command {
 		serveCommand(logs),
 		nfsProvisionerCommand(out, logs),
 		nfsSubdirCommand(out, logs),
+		zfsProvisionerCommand(out, logs),
 		adoptCommand(out),
 		volumesCommand(out),
 		archivesCommand(out),
@@ -109,6 +111,21 @@ func nfsSubdirCommand(out, logs io.Writer) *cobra.Command {
 	})
 	c.Aliases = []string{nfsClient}
 	return c
+}
+
+func zfsProvisionerCommand(out, logs io.Writer) *cobra.Command {
+	return dropInCommand(zfsProvisioner, "with its environment variables", logs, func(args []string) (config.Config, error) {
+		return fromZFSProvisioner(args, out)
+	})
+}
+
+// fromZFSProvisioner reads the environment of this process.
+func fromZFSProvisioner(args []string, out io.Writer) (config.Config, error) {
+	host, err := app.ThisHost()
+	if err != nil {
+		return config.Config{}, err
+	}
+	return config.FromZFSProvisioner(args, os.Getenv, host, out)
 }
 
 // dropInCommand takes the place of another program. It leaves the flags to read, because

@@ -47,6 +47,17 @@ spec:
         - {name: NFS_PATH, value: /mnt/inspurfs}
 `
 
+const zfsStatefulSet = `kind: StatefulSet
+spec:
+  template:
+    spec:
+      containers:
+      - image: zfs-provisioner:latest
+        env:
+        - {name: ZFS_PARENT_DATASET, value: kubernetes-mirror/pvc}
+        - {name: ZFS_SERVER_HOSTNAME, value: 192.168.11.54}
+`
+
 func TestRun(t *testing.T) {
 	const sample, manifest = "../../docs/samples/minimal.yaml", "../../test/deploy/testdata/nfs-provisioner/provisioner.yaml"
 	absent := filepath.Join(t.TempDir(), "absent.yaml")
@@ -56,6 +67,10 @@ func TestRun(t *testing.T) {
 	}
 	subdirManifest := filepath.Join(t.TempDir(), "deployment.yaml")
 	if err := os.WriteFile(subdirManifest, []byte(subdirDeployment), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	zfsManifest := filepath.Join(t.TempDir(), "statefulset.yaml")
+	if err := os.WriteFile(zfsManifest, []byte(zfsStatefulSet), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	pool := newPool(t)
@@ -91,6 +106,11 @@ func TestRun(t *testing.T) {
 		{"berth config convert nfs-provisioner --manifest " + sample, "", "manifest: no Pod"},
 		{"berth config convert nfs-provisioner --manifest " + manifest + " -- -root-squash", "", "give either --manifest or"},
 		{"berth config convert nfs-provisioner --manifest " + absent, "", "no such file"},
+
+		{"berth config convert zfs-provisioner --manifest " + zfsManifest, "    dataset: kubernetes-mirror/pvc\n", ""},
+		{"berth config convert zfs-provisioner", "", "the environment variable ZFS_PARENT_DATASET is not set"},
+		{"berth config convert zfs-provisioner -- -help", "-kube-qps", ""},
+		{"berth config convert zfs-provisioner --manifest " + manifest, "", "no Pod, Deployment, StatefulSet or DaemonSet in it runs zfs-provisioner"},
 
 		{"berth adopt", "nfs-provisioner", ""},
 		{"berth adopt nfs-provisoner", "", "unknown command"},
@@ -145,11 +165,16 @@ func TestRun(t *testing.T) {
 		{"berth nfs-subdir-external-provisioner -v=4", "", "PROVISIONER_NAME, NFS_SERVER, NFS_PATH are not set"},
 		{"berth nfs-client-provisioner -verbose", "", "unknown flag -verbose"},
 
+		{"berth zfs-provisioner -help", "ZFS_PARENT_DATASET", ""},
+		{"berth zfs-provisioner", "", "the environment variable ZFS_PARENT_DATASET is not set"},
+		{"berth zfs-provisioner -verbose", "", "unknown flag -verbose"},
+
 		// By the names of the programs that it takes the place of.
 		{"/nfs-provisioner -help", "-root-squash", ""},
 		{"nfs-provisioner -provisoner=x", "", `did you mean "provisioner"?`},
 		{"/nfs-subdir-external-provisioner", "", "PROVISIONER_NAME, NFS_SERVER, NFS_PATH are not set"},
 		{"/nfs-client-provisioner -kube-qsp=1", "", `did you mean "kube-qps"?`},
+		{"/usr/local/bin/zfs-provisioner", "", "the environment variable ZFS_PARENT_DATASET is not set"},
 		{"/usr/bin/nfs-provisioner version", "", `unexpected argument "version"`},
 	} {
 		t.Run(c.args, func(t *testing.T) {

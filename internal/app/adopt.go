@@ -35,7 +35,10 @@ func (a *app) deviceFSIDs() (bool, error) {
 		return *b, nil
 	}
 	for _, p := range a.pools {
-		account, err := p.backend.Adoption()
+		if p.dir == nil {
+			continue
+		}
+		account, err := p.dir.Adoption()
 		if errors.Is(err, volume.ErrNotFound) && p.config.Adopt != "" {
 			var before *adopt.State
 			before, err = predecessor(p.config)
@@ -58,7 +61,10 @@ func (a *app) deviceFSIDs() (bool, error) {
 // waits for the API server, which this once has to say whose the volumes are.
 func (a *app) adopt(ctx context.Context) error {
 	for _, p := range a.pools {
-		account, err := p.backend.Adoption()
+		if p.dir == nil {
+			continue
+		}
+		account, err := p.dir.Adoption()
 		if errors.Is(err, volume.ErrNotFound) {
 			account, err = a.adoptInto(ctx, p)
 		}
@@ -82,7 +88,7 @@ func (a *app) adoptInto(ctx context.Context, p *pool) (dir.Adoption, error) {
 		return dir.Adoption{}, nil
 	}
 	for {
-		report, account, err := a.adoption(ctx, p.config, p.backend, before)
+		report, account, err := a.adoption(ctx, p.config, p.dir, before)
 		if err == nil {
 			logReport(log, adopt.NFSProvisioner, before.Problems, report)
 			return account, nil

@@ -133,7 +133,8 @@ func (b *before) app(c config.Config) *app {
 		b.t.Fatal(err)
 	}
 	for _, p := range c.Pools {
-		a.pools = append(a.pools, &pool{config: p, backend: open(b.t, p.Dir.Root), exporter: e})
+		d := open(b.t, p.Dir.Root)
+		a.pools = append(a.pools, &pool{config: p, root: p.Dir.Root, backend: d, dir: d, exporter: e})
 	}
 	return a
 }
@@ -216,7 +217,7 @@ func TestFirstStartAdopts(t *testing.T) {
 	if err != nil || v.Cluster != "cluster-1" || v.Export.ID != 1 {
 		t.Errorf("record %+v, %v", v, err)
 	}
-	account, err := a.pools[0].backend.Adoption()
+	account, err := a.pools[0].dir.Adoption()
 	if err != nil || account.Identity != oldIdentity || account.Adopted != 1 || account.Left != 1 || account.LastID != 40 || !account.DeviceFSIDs {
 		t.Errorf("account %+v, %v", account, err)
 	}
@@ -240,7 +241,7 @@ func TestFirstStartEndsWhileItWaits(t *testing.T) {
 	if err := a.adopt(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("got error %v, want %v", err, context.Canceled)
 	}
-	if account, err := a.pools[0].backend.Adoption(); !errors.Is(err, volume.ErrNotFound) {
+	if account, err := a.pools[0].dir.Adoption(); !errors.Is(err, volume.ErrNotFound) {
 		t.Errorf("it counts as done: %+v, %v", account, err)
 	}
 }
@@ -285,7 +286,7 @@ func TestExportIDsOfOtherPoolsAreTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, want := range []int{1, 0} {
-		if account, err := a.pools[i].backend.Adoption(); err != nil || account.Adopted != want {
+		if account, err := a.pools[i].dir.Adoption(); err != nil || account.Adopted != want {
 			t.Errorf("pool %d: %+v, %v; want %d volumes", i, account, err, want)
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/berth-storage/berth/internal/adopt"
 	"github.com/berth-storage/berth/internal/backend/dir"
@@ -17,7 +16,7 @@ import (
 // adoptShare takes over the volumes that another program made on the share of p, where
 // that is configured and was not done yet. No claim of p's is served before: a new volume
 // could get the directory of an old one. It is false if ctx ended before it was done.
-func (a *app) adoptShare(ctx context.Context, p *sharePool, b *subdir.Backend) bool {
+func (a *app) adoptShare(ctx context.Context, p *remotePool, b *subdir.Backend) bool {
 	for p.config.Adopt != "" {
 		err := a.adoptShareOnce(ctx, p, b)
 		if err == nil {
@@ -27,16 +26,14 @@ func (a *app) adoptShare(ctx context.Context, p *sharePool, b *subdir.Backend) b
 			return false
 		}
 		a.log.Warn("cannot adopt volumes yet; claims are not served before", "component", "adoption", "pool", p.config.Name, "err", err)
-		select {
-		case <-ctx.Done():
+		if !pause(ctx, retryAdoption) {
 			return false
-		case <-time.After(retryAdoption):
 		}
 	}
 	return true
 }
 
-func (a *app) adoptShareOnce(ctx context.Context, p *sharePool, b *subdir.Backend) error {
+func (a *app) adoptShareOnce(ctx context.Context, p *remotePool, b *subdir.Backend) error {
 	err := b.Do(ctx, func(_ context.Context, d *dir.Backend) error {
 		_, err := d.Adoption()
 		return err

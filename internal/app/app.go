@@ -47,17 +47,33 @@ type app struct {
 	client  kube.Client
 
 	pools     []*pool
-	shares    []*sharePool
+	remotes   []*remotePool
 	exporters []*exporter
 	fronts    []*front
 	health    health
 	http      *http.Server // nil if there is none
 }
 
-// pool is an open pool and its manager.
+// storage is the open backend of a pool.
+type storage interface {
+	volume.Backend
+	Identity() string // of the pool, wherever it is
+	New() bool        // it was made just now
+}
+
+// localStorage is one on this host, which is open as long as the process runs.
+type localStorage interface {
+	storage
+	Close() error
+}
+
+// pool is an open pool on this host, and its manager.
 type pool struct {
 	config  config.Pool
-	backend *dir.Backend
+	root    string // where it lies
+	backend localStorage
+	dir     *dir.Backend  // the backend, if it is of directories
+	shares  export.Server // which the backend brings with it, if it does
 	// Of its NFS server, which other pools may share.
 	exporter *exporter
 	clients  export.Clients
@@ -73,16 +89,15 @@ func (a *app) setup(ctx context.Context) error {
 		return err
 	}
 	for _, p := range a.config.Pools {
-		if p.ZFS != nil {
-			return fmt.Errorf("pool %s: zfs pools cannot be opened yet", p.Name)
-		}
-		if p.Subdir != nil { // opened when it can be
-			a.shares = append(a.shares, &sharePool{config: p})
+		if remote(p) { // opened when it can be
+			a.remotes = append(a.remotes, &remotePool{config: p})
 			continue
 		}
-		if err := a.openPool(ctx, p); err != nil {
+		opened, err := a.openPool(ctx, p)
+		if err != nil {
 			return fmt.Errorf("pool %s: %w", p.Name, err)
 		}
+		a.pools = append(a.pools, opened)
 	}
 	if err := a.setupExporters(ctx); err != nil {
 		return err
@@ -93,37 +108,48 @@ func (a *app) setup(ctx context.Context) error {
 	return a.setupFrontEnds()
 }
 
-func (a *app) openPool(ctx context.Context, c config.Pool) error {
+func (a *app) openPool(ctx context.Context, c config.Pool) (*pool, error) {
+	open := a.openDir
+	if c.ZFS != nil {
+		open = a.openDatasets
+	}
+	p, err := open(ctx, c)
+	if err == nil && p.backend.New() {
+		a.log.Warn("made a new, empty pool; if there should be volumes in it, its file system is not mounted",
+			"pool", c.Name, "root", p.root, "identity", p.backend.Identity())
+	}
+	return p, err
+}
+
+func (a *app) openDir(ctx context.Context, c config.Pool) (*pool, error) {
 	if err := dir.CheckFileHandles(c.Dir.Root); err != nil {
-		return err
+		return nil, err
 	}
 	o := dir.Options{
 		Quota:        dir.Quota(c.Dir.Quota),
 		MountVolumes: c.Exporter != config.ExporterKernel, ArchiveBeside: c.Archives.Beside,
 	}
 	if a.config.Standby {
-		o.Wait = func(h dir.Holder) {
-			a.health.waiting("standing by: another process has pool " + c.Name + " open")
-			a.log.Info("standing by: another process has the pool open", "pool", c.Name, "root", c.Dir.Root, "holder", h.String())
-		}
+		o.Wait = func(h dir.Holder) { a.standBy(c.Name, c.Dir.Root, h.String()) }
 	}
 	b, err := dir.Open(ctx, c.Dir.Root, o)
 	if err != nil {
-		return err
-	}
-	if b.New() {
-		a.log.Warn("made a new, empty pool; if there should be volumes in it, its file system is not mounted",
-			"pool", c.Name, "root", c.Dir.Root, "identity", b.Identity())
+		return nil, err
 	}
 	if why := b.Advisory(); why != nil {
 		a.log.Info("sizes of new volumes are advisory: nothing keeps them to it", "pool", c.Name, "root", c.Dir.Root, "why", why)
 	}
-	a.pools = append(a.pools, &pool{config: c, backend: b})
-	return nil
+	return &pool{config: c, root: c.Dir.Root, backend: b, dir: b}, nil
+}
+
+// standBy says that another process has a pool open, for whose end this one waits.
+func (a *app) standBy(pool, root, holder string) {
+	a.health.waiting("standing by: another process has pool " + pool + " open")
+	a.log.Info("standing by: another process has the pool open", "pool", pool, "root", root, "holder", holder)
 }
 
 // setupFrontEnds makes one front end for each provisioner name, with all its pools. Those
-// on shares are away at first.
+// on other hosts are away at first.
 func (a *app) setupFrontEnds() error {
 	library, collectors := kube.LibraryMetrics()
 	if err := a.metrics.Register(collectors...); err != nil {
@@ -153,7 +179,7 @@ func (a *app) setupFrontEnds() error {
 		f.add(p.front)
 		f.afterRecovery = true
 	}
-	for _, p := range a.shares {
+	for _, p := range a.remotes {
 		p.front = of(p.config.Provisioner)
 		pool, err := frontPool(p.config, a.away(p.config.Name), "")
 		if err != nil {
@@ -217,8 +243,8 @@ func (a *app) work(ctx context.Context, workers *sync.WaitGroup, fail func(error
 			})
 		}
 	}
-	for _, p := range a.shares {
-		workers.Go(func() { a.serveShare(ctx, p) })
+	for _, p := range a.remotes {
+		workers.Go(func() { a.serveRemote(ctx, p) })
 	}
 	serveClaims(false)
 	workers.Go(func() {

@@ -2,7 +2,6 @@ package app
 
 import (
 	"context"
-	"errors"
 	"io"
 	"path/filepath"
 	"strings"
@@ -81,7 +80,11 @@ func TestANewPoolIsSaidToBeOne(t *testing.T) {
 		c := newConfig(t, root)
 		var out strings.Builder
 		a := &app{config: c, log: newLogger(c.Log, &out)}
-		if err := errors.Join(a.openPool(t.Context(), c.Pools[0]), a.close()); err != nil {
+		p, err := a.openPool(t.Context(), c.Pools[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.backend.Close(); err != nil {
 			t.Fatal(err)
 		}
 		if got := strings.Contains(out.String(), "its file system is not mounted"); got != want {

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -24,6 +25,18 @@ type server interface {
 	Serving() bool
 }
 
+// still is a server that needs nobody to keep it as it is.
+type still struct{ export.Server }
+
+// Run implements server.
+func (still) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
+// Serving implements server.
+func (still) Serving() bool { return true }
+
 // exporter is an NFS server with the pools that it exports.
 type exporter struct {
 	name   string
@@ -38,11 +51,16 @@ type exporter struct {
 func (a *app) setupExporters(ctx context.Context) error {
 	var byGanesha []*pool
 	for _, p := range a.pools {
-		if p.config.Exporter != config.ExporterKernel {
+		var err error
+		switch p.config.Exporter {
+		case config.ExporterKernel:
+			err = a.setupKernel(ctx, p)
+		case config.ExporterZFSShare, config.ExporterNone:
+			err = a.addExporter(&exporter{name: p.config.Exporter + ", pool " + p.config.Name, server: still{p.shares}, pools: []*pool{p}})
+		default:
 			byGanesha = append(byGanesha, p)
-			continue
 		}
-		if err := a.setupKernel(ctx, p); err != nil {
+		if err != nil {
 			return fmt.Errorf("pool %s: %w", p.config.Name, err)
 		}
 	}
@@ -58,9 +76,9 @@ func (a *app) setupExporters(ctx context.Context) error {
 // setupKernel has a pool exported by the host's own NFS server. Each pool has a file
 // of exports, and export ids, of its own: to that server an id means nothing.
 func (a *app) setupKernel(ctx context.Context, p *pool) error {
-	root := p.config.Dir.Root
+	root := p.root
 	if err := kernel.CheckDir(root); err != nil {
-		return fmt.Errorf("dir.root %s cannot be exported under its name: %w", root, err)
+		return fmt.Errorf("%s cannot be exported under its name: %w", root, err)
 	}
 	s, err := kernel.New(ctx, kernel.Options{
 		Instance: p.backend.Identity(), Address: a.config.Kernel.Address,
@@ -81,7 +99,7 @@ func (a *app) setupGanesha(pools []*pool) error {
 	g := a.config.Ganesha
 	first := pools[0]
 	if g.StateDir == "" {
-		g.StateDir = filepath.Join(first.config.Dir.Root, dir.Private, "ganesha")
+		g.StateDir = filepath.Join(first.root, dir.Private, "ganesha")
 	}
 	ids, err := export.OpenIDs(filepath.Join(g.StateDir, "export-ids"))
 	if err != nil {
@@ -121,7 +139,7 @@ func (a *app) addExporter(e *exporter) error {
 		}
 		p.exporter = e
 		p.manager = volume.NewManager(volume.Pool{
-			Name: p.config.Name, Backend: p.backend, Server: e.server, IDs: e.ids, ExportPath: p.config.ExportPath, Clients: p.clients,
+			Name: p.config.Name, Backend: p.backend, Server: e.server, IDs: e.ids, ExportPath: p.exportPath(), Clients: p.clients,
 			MaxVolumes: p.config.MaxVolumes, Archives: archivePolicy(p.config),
 			Log: a.log.With("component", "volumes", "pool", p.config.Name), Observe: a.metrics.Operation(p.config.Name),
 		})
@@ -129,6 +147,9 @@ func (a *app) addExporter(e *exporter) error {
 	a.exporters = append(a.exporters, e)
 	return nil
 }
+
+// exportPath is below which clients mount volumes: where these lie, if nothing else is said.
+func (p *pool) exportPath() string { return cmp.Or(p.config.ExportPath, p.root) }
 
 func archivePolicy(c config.Pool) volume.ArchivePolicy {
 	return volume.ArchivePolicy{MaxAge: time.Duration(c.Archives.MaxAge), MaxBytes: int64(c.Archives.MaxSize)}
@@ -144,7 +165,9 @@ func (a *app) recoverExporter(ctx context.Context, e *exporter) error {
 			return fmt.Errorf("pool %s: %w", p.config.Name, err)
 		}
 		want = append(want, exports...)
-		books[p] = a.openBook(p, e.ids)
+		if p.dir != nil {
+			books[p] = a.openBook(p, e.ids)
+		}
 	}
 	if err := e.ids.Compact(); err != nil {
 		// A full disk, most likely. Whoever can make room needs NFS for that.

@@ -85,7 +85,7 @@ func TestAFrontEndThatFailsIsTold(t *testing.T) {
 func TestAPoolThatIsAwayRefuses(t *testing.T) {
 	a := &app{}
 	why := errors.New("no route to host")
-	a.health.share("nas", why)
+	a.health.remote("nas", why)
 	v := a.away("nas")
 	_, err := v.Create(t.Context(), volume.Spec{})
 	for what, err := range map[string]error{

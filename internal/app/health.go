@@ -36,8 +36,8 @@ type health struct {
 	why       string      // it does not serve yet; "": it is starting
 	set       bool        // it is known who is to serve:
 	exporters []*exporter // whose servers are to serve
-	// shares are the pools on shares, and why they are not available; nil: they are.
-	shares   map[string]error
+	// remotes are the pools on other hosts, and why they are not available; nil: they are.
+	remotes  map[string]error
 	server   ownServer // the one of these that Berth runs, if any
 	limit    time.Duration
 	answered time.Time // when the server did last, or was first started
@@ -57,21 +57,21 @@ func (h *health) expects(exporters []*exporter) {
 	h.set, h.exporters = true, exporters
 }
 
-// share says whether a pool on a share is available: why it is not, nil if it is.
-func (h *health) share(pool string, why error) {
+// remote says whether a pool on another host is available: why it is not, nil if it is.
+func (h *health) remote(pool string, why error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.shares == nil {
-		h.shares = map[string]error{}
+	if h.remotes == nil {
+		h.remotes = map[string]error{}
 	}
-	h.shares[pool] = why
+	h.remotes[pool] = why
 }
 
-// whyAway says why a pool on a share is not available.
+// whyAway says why a pool on another host is not available.
 func (h *health) whyAway(pool string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if why := h.shares[pool]; why != nil {
+	if why := h.remotes[pool]; why != nil {
 		return why
 	}
 	return errors.New("it is being opened")
@@ -121,7 +121,7 @@ func (h *health) alive(ctx context.Context) (string, error) {
 }
 
 // ready says in words what is served. Its error says that NFS is not, where Berth sees
-// to that, or that no pool is there. A share that is away is told of only: the others
+// to that, or that no pool is there. One on another host that is away is told of only: the others
 // are served, and nothing that is done with this process would help.
 func (h *health) ready() (string, error) {
 	h.mu.Lock()
@@ -141,12 +141,12 @@ func (h *health) ready() (string, error) {
 	if len(h.exporters) == 0 {
 		text = "serving claims"
 	}
-	for _, pool := range slices.Sorted(maps.Keys(h.shares)) {
-		if why := h.shares[pool]; why != nil {
+	for _, pool := range slices.Sorted(maps.Keys(h.remotes)) {
+		if why := h.remotes[pool]; why != nil {
 			text, away = text+fmt.Sprintf("; pool %s is not available: %s", pool, why), away+1
 		}
 	}
-	if len(h.exporters) == 0 && away == len(h.shares) {
+	if len(h.exporters) == 0 && away == len(h.remotes) {
 		_, why, _ := strings.Cut(text, "; ")
 		return "", errors.New(why)
 	}

@@ -219,7 +219,7 @@ func TestHealthWithShares(t *testing.T) {
 	} {
 		a := &app{metrics: metrics.New("dev")}
 		for pool, why := range c.shares {
-			a.health.share(pool, why)
+			a.health.remote(pool, why)
 		}
 		if status, text := get(a, "/readyz"); status != 503 {
 			t.Errorf("%s: /readyz is %d %q before it serves", c.name, status, text)

@@ -23,7 +23,7 @@ func TestSharesAreOpenedInTheBackground(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	out := &stopWhenAllLogged{cancel: cancel, texts: []string{
-		`msg="the share is available" pool=there`,
+		`msg="the pool is available" pool=there`,
 		"waiting for the API server", // by its front end
 		"missing does not exist",
 	}}

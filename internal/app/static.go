@@ -14,7 +14,7 @@ import (
 // openBook reads which export ids the pool's static directories have, now or before;
 // nil if that cannot be read: then none of them is exported.
 func (a *app) openBook(p *pool, ids *export.IDs) *static.Book {
-	book, err := static.Open(filepath.Join(p.config.Dir.Root, dir.Private, "static.json"), ids)
+	book, err := static.Open(filepath.Join(p.root, dir.Private, "static.json"), ids)
 	if err != nil {
 		a.log.Error("static directories are not exported", "pool", p.config.Name, "err", err)
 	}
@@ -28,10 +28,8 @@ func (a *app) exportStatic(p *pool, book *static.Book) (exports []export.Export)
 		return nil
 	}
 	var roots []string
-	for _, other := range a.config.Pools {
-		if other.Dir != nil { // to look at a share can take for ever
-			roots = append(roots, other.Dir.Root)
-		}
+	for _, other := range a.pools { // to look at one on another host can take for ever
+		roots = append(roots, other.root)
 	}
 	p.front.Static = nil
 	for _, s := range p.config.Static {

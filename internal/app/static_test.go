@@ -40,7 +40,8 @@ func TestStaticDirectoriesThatCanBeExported(t *testing.T) {
 	}
 	var log bytes.Buffer
 	a := &app{config: c, log: slog.New(slog.NewTextHandler(&log, nil))}
-	p := &pool{config: c.Pools[0], backend: open(t, root), clients: clients, front: &kube.Pool{Squash: export.SquashRoot}}
+	p := &pool{config: c.Pools[0], root: root, backend: open(t, root), clients: clients, front: &kube.Pool{Squash: export.SquashRoot}}
+	a.pools = []*pool{p}
 	exports := a.exportStatic(p, a.openBook(p, ids))
 	want := []export.Export{
 		{ID: 1, Dir: home, Path: "/home", Squash: export.SquashRoot, Clients: clients},

@@ -48,10 +48,9 @@ type SSH struct {
 	PassphraseFile string `json:"passphraseFile"`
 	Password       string `json:"password"`
 	PasswordFile   string `json:"passwordFile"`
-	// What proves that it is the host: lines as in sshd(8), SSH_KNOWN_HOSTS FILE FORMAT.
-	KnownHosts     []string `json:"knownHosts"`
-	KnownHostsFile string   `json:"knownHostsFile"`
-	BecomeRoot     bool     `json:"becomeRoot"` // by sudo
+	// What proves that it is the host: a file as in sshd(8), SSH_KNOWN_HOSTS FILE FORMAT.
+	KnownHosts string `json:"knownHosts"`
+	BecomeRoot bool   `json:"becomeRoot"` // by sudo
 }
 
 // OnClones says what becomes of a deleted volume that others are clones of.
@@ -221,7 +220,6 @@ func (p Pool) checkVolumeType() error {
 func (s SSH) validate() error {
 	secrets := []struct{ key, inline, file string }{
 		{"key", s.Key, s.KeyFile}, {"passphrase", s.Passphrase, s.PassphraseFile}, {"password", s.Password, s.PasswordFile},
-		{"knownHosts", strings.Join(s.KnownHosts, ""), s.KnownHostsFile},
 	}
 	for _, secret := range secrets {
 		switch {
@@ -237,6 +235,8 @@ func (s SSH) validate() error {
 		return fmt.Errorf("zfs.ssh.host: %q is neither a host's name nor an IP address", s.Host)
 	case s.Port < 1 || s.Port > 65535:
 		return fmt.Errorf("zfs.ssh.port: %d is not a port", s.Port)
+	case !path.IsAbs(s.KnownHosts):
+		return fmt.Errorf("zfs.ssh.knownHosts: %q is not the absolute path of a file with the host's keys; one that is empty is enough to be told what to write into it", s.KnownHosts)
 	case !userName.MatchString(s.User):
 		return fmt.Errorf("zfs.ssh.user: %q is not a user's name", s.User)
 	case !hasKey && s.Password == "" && s.PasswordFile == "":

@@ -29,8 +29,8 @@ func TestDatasetsByOtherExporters(t *testing.T) {
 - {name: a, provisioner: x/y, zfs: {dataset: tank/a}, exporter: ganesha}
 - {name: b, provisioner: x/y, zfs: {dataset: tank/b}, exporter: kernel, clients: [10.0.0.0/8]}
 - {name: c, provisioner: x/y, zfs: {dataset: tank/c, claimAnnotations: []}, exporter: none}
-- {name: d, provisioner: x/y, zfs: {dataset: tank/a, ssh: {host: nas, user: u, password: p}}}
-- {name: e, provisioner: x/y, zfs: {dataset: tank/a, ssh: {host: nas2, user: u, password: p}, server: 10.0.0.1}}`)
+- {name: d, provisioner: x/y, zfs: {dataset: tank/a, ssh: {host: nas, user: u, password: p, knownHosts: /h}}}
+- {name: e, provisioner: x/y, zfs: {dataset: tank/a, ssh: {host: nas2, user: u, password: p, knownHosts: /h}, server: 10.0.0.1}}`)
 	for i, want := range []struct{ path, share, volumeType, server string }{
 		{"/a", "", "nfs", ""}, {"", "", "nfs", ""}, {"", "", "hostPath", ""}, {"", "on", "nfs", "nas"}, {"", "on", "nfs", "10.0.0.1"},
 	} {
@@ -51,6 +51,6 @@ func TestDatasetsByOtherExporters(t *testing.T) {
 // A key of several lines, and maps, are written so that they are read again.
 func TestFormatOfKeysAndMaps(t *testing.T) {
 	c := parse(t, "pools: [{name: a, provisioner: x/y, zfs: {dataset: tank, properties: {atime: 'off', 'com.sun:auto-snapshot': 'false', recordsize: '16384'}, "+
-		"ssh: {host: nas, user: u, key: \"-----BEGIN\\nab\\\"c\\n-----END\\n\", passphrase: \"it's: #1\", knownHosts: [\"nas ssh-rsa A#=\", b]}}}]")
+		"ssh: {host: nas, user: u, key: \"-----BEGIN\\nab\\\"c\\n-----END\\n\", passphrase: \"it's: #1\", knownHosts: /h}}}]")
 	wantRoundTrip(t, c)
 }

@@ -250,7 +250,7 @@ func (e zfsEnvironment) ssh() (*SSH, error) {
 	folder := cmp.Or(e.env(envZFSSSHFolder), zfsSSHFolder)
 	s := &SSH{
 		Host: e.env(envZFSHostname), User: cmp.Or(e.env(envZFSSSHUser), "root"), Port: sshPort, Passphrase: e.env(envZFSSSHPassphrase),
-		KeyFile: cmp.Or(e.env(envZFSSSHKey), firstKey(folder)), KnownHostsFile: cmp.Or(e.env(envZFSSSHKnownHosts), path.Join(folder, "known_hosts")),
+		KeyFile: cmp.Or(e.env(envZFSSSHKey), firstKey(folder)), KnownHosts: cmp.Or(e.env(envZFSSSHKnownHosts), path.Join(folder, "known_hosts")),
 	}
 	s.BecomeRoot = s.User != "root" && (e.env(envZFSProgram) == "" || slices.Contains(strings.Fields(e.env(envZFSProgram)), "sudo"))
 	if s.Host == "" {
@@ -288,7 +288,7 @@ func ConvertZFSProvisioner(m Manifest, env func(string) string, host Host, usage
 	if err != nil {
 		return nil, err
 	}
-	return converted(AdoptZFSProvisioner, c, []string{"Its two metrics have other names in Berth: see docs/zfs.md."})
+	return converted(AdoptZFSProvisioner, c, nil)
 }
 
 // ZFSProvisionerManifest finds in a manifest how kubernetes-zfs-provisioner is run.

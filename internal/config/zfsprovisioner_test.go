@@ -106,15 +106,15 @@ func TestZFSProvisionerOverSSH(t *testing.T) {
 		{[]string{"ZFS_SSH_USER=zfs", "ZFS_EXEC_LOCAL=true"}, nil},
 		{
 			[]string{"ZFS_SSH_MOUNT_PATH=" + folder},
-			&config.SSH{Host: "nas", Port: 22, User: "root", KeyFile: folder + "/id_rsa", KnownHostsFile: folder + "/known_hosts"},
+			&config.SSH{Host: "nas", Port: 22, User: "root", KeyFile: folder + "/id_rsa", KnownHosts: folder + "/known_hosts"},
 		},
 		{
 			[]string{"ZFS_SSH_USER=zfs", "ZFS_SSH_PORT=2222", "ZFS_SSH_KEY=/k", "ZFS_SSH_KEY_PASSPHRASE=p", "ZFS_SSH_KNOWN_HOSTS=/h"},
-			&config.SSH{Host: "nas", Port: 2222, User: "zfs", KeyFile: "/k", Passphrase: "p", KnownHostsFile: "/h", BecomeRoot: true},
+			&config.SSH{Host: "nas", Port: 2222, User: "zfs", KeyFile: "/k", Passphrase: "p", KnownHosts: "/h", BecomeRoot: true},
 		},
 		{
 			[]string{"ZFS_SSH_USER=zfs", "ZFS_SSH_KEY=/k", "ZFS_BIN=/sbin/zfs"},
-			&config.SSH{Host: "nas", Port: 22, User: "zfs", KeyFile: "/k", KnownHostsFile: "/home/zfs/.ssh/known_hosts"},
+			&config.SSH{Host: "nas", Port: 22, User: "zfs", KeyFile: "/k", KnownHosts: "/home/zfs/.ssh/known_hosts"},
 		},
 	} {
 		got := fromZFS(t, append(host, c.variables...)...).Pools[0].ZFS.SSH

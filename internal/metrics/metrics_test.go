@@ -95,6 +95,28 @@ func TestVolumesThatAreGoneLeaveNoMetrics(t *testing.T) {
 	}
 }
 
+func TestMetricsOfKubernetesZFSProvisioner(t *testing.T) {
+	m := observed()
+	const name = "zfs_provisioner_persistent_volume_"
+	if got := exposition(t, m); strings.Contains(got, name) {
+		t.Errorf("pools that do not take over from it have them:\n%s", got)
+	}
+	m.Datasets("local", "tank/pv", "nas")
+	got := strings.Split(exposition(t, m), "\n")
+	for _, want := range []string{
+		`capacity{hostname="nas",parent="tank/pv",persistent_volume="tank/pv/pvc-1"} 1.048576e+06`,
+		`used{hostname="nas",parent="tank/pv",persistent_volume="tank/pv/pvc-1"} 4096`,
+		`capacity{hostname="nas",parent="tank/pv",persistent_volume="tank/pv/pvc-3"} 7`,
+	} {
+		if !slices.Contains(got, name+want) {
+			t.Errorf("there is no line %s%s in:\n%s", name, want, strings.Join(got, "\n"))
+		}
+	}
+	if slices.ContainsFunc(got, func(line string) bool { return strings.HasPrefix(line, name+"used") && strings.Contains(line, "pvc-3") }) {
+		t.Error("what is not counted is told")
+	}
+}
+
 // docs/operating.md has a table of all metrics.
 func TestMetricsAreThoseThatAreDocumented(t *testing.T) {
 	page, err := os.ReadFile("../../docs/operating.md")
