@@ -20,7 +20,7 @@ func convertCommand(out io.Writer) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	c.AddCommand(convertNFSProvisionerCommand(out), convertNFSSubdirCommand(out), convertZFSProvisionerCommand(out))
+	c.AddCommand(convertNFSProvisionerCommand(out), convertNFSSubdirCommand(out), convertZFSProvisionerCommand(out), convertPVManagerCommand(out))
 	return c
 }
 
@@ -58,6 +58,40 @@ manifest of its Pod, Deployment or StatefulSet, or by the environment variables 
 		}
 		return config.ConvertZFSProvisioner(m, os.Getenv, host, usage)
 	})
+}
+
+func convertPVManagerCommand(out io.Writer) *cobra.Command {
+	var storage, properties string
+	c := &cobra.Command{
+		Use:   config.AdoptPVManager + " --storage FILE [--properties FILE]",
+		Short: "Print the configuration file that says what openshift-pvmanager was told",
+		Long: `Print the configuration file that says what openshift-pvmanager was told: by storage.yml,
+or the ConfigMap that has it, and by application.properties.`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if storage == "" {
+				return errors.New("--storage says where openshift-pvmanager's storage.yml is, or the ConfigMap that has it")
+			}
+			var m config.PVManager
+			var err error
+			if m.Storage, err = readFile(storage); err != nil {
+				return err
+			}
+			if properties != "" {
+				if m.Properties, err = readFile(properties); err != nil {
+					return err
+				}
+			}
+			text, err := config.ConvertPVManager(m)
+			if err == nil {
+				_, err = out.Write(text)
+			}
+			return err
+		},
+	}
+	c.Flags().StringVar(&storage, "storage", "", "the `file` storage.yml, or a ConfigMap that has it; -: standard input")
+	c.Flags().StringVar(&properties, "properties", "", "the `file` application.properties")
+	return c
 }
 
 // convertProgramCommand makes c the command that finds in a manifest how a program is

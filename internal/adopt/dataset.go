@@ -4,6 +4,7 @@ import (
 	"errors"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -14,7 +15,7 @@ import (
 const (
 	// ZFSProvisioner is kubernetes-zfs-provisioner: gentics' first one, rajha-korithrien's
 	// fork, and ccremer's, which goes on with it.
-	ZFSProvisioner = "kubernetes-zfs-provisioner"
+	ZFSProvisioner = "zfs-provisioner"
 	PVManager      = "openshift-pvmanager"
 )
 
@@ -124,10 +125,8 @@ func (j *datasets) lacks(pv PV, why error) error {
 		return left("have a file system there that is mounted at "+pv.mounted()+" and adopt again, or "+doData, "%w", why)
 	}
 	hosts := []string{pv.Annotations[annHost], pv.Server, pv.Node}
-	for _, host := range hosts {
-		if j.named(host) {
-			return left("put it back and adopt again, or, if the data is no more, delete the claim and the PersistentVolume", "its dataset is missing: %w", why)
-		}
+	if slices.ContainsFunc(hosts, j.named) {
+		return left("put it back and adopt again, or, if the data is no more, delete the claim and the PersistentVolume", "its dataset is missing: %w", why)
 	}
 	for _, host := range hosts {
 		if host != "" {

@@ -126,7 +126,7 @@ func TestAdoptingDatasets(t *testing.T) {
 	var got []part
 	for _, v := range p.records {
 		got = append(got, part{v.Name.String(), v.Path.String(), v.Export.Path, v.Sizing, v.KeepSnapshots, v.Reclaim})
-		if v.Origin != "kubernetes-zfs-provisioner" || v.State != volume.StateReady || !v.Published || v.Cluster != "cluster-1" || v.Size != 1<<20 || v.Claim.Namespace != "team" {
+		if v.Origin != "zfs-provisioner" || v.State != volume.StateReady || !v.Published || v.Cluster != "cluster-1" || v.Size != 1<<20 || v.Claim.Namespace != "team" {
 			t.Errorf("the record is %+v", v)
 		}
 	}

@@ -68,6 +68,9 @@ const (
 	ExporterNone     = "none"     // volumes are used on their own host only
 )
 
+// ShareInherit is a value of ZFS.ShareOptions: volumes are shared as their parent dataset is.
+const ShareInherit = "inherit"
+
 // Types of PersistentVolumes in zfs pools.
 const (
 	VolumeTypeNFS      = "nfs"
