@@ -14,6 +14,7 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 
 	"github.com/berth-storage/berth/test/harness"
+	"github.com/berth-storage/berth/test/tied"
 )
 
 // startDropIn starts "berth nfs-provisioner" with flags as people have them in
@@ -99,8 +100,7 @@ spec:
 	s.deleteClaim("nfs")
 	s.volumeGone(pv.Name)
 	s.untilEmpty()
-	children, err := childrenOf(b.PID)
-	s.must(err)
+	children := tied.Below(b.PID)
 	s.must(b.Stop())
 	s.must(awaitEnd(children))
 }

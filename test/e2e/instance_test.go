@@ -17,6 +17,7 @@ import (
 
 	"github.com/berth-storage/berth/test/harness"
 	"github.com/berth-storage/berth/test/nfs4"
+	"github.com/berth-storage/berth/test/tied"
 )
 
 // second is what another process for the same pool and address is started with.
@@ -114,8 +115,7 @@ func TestShutdownAndRestart(t *testing.T) {
 	if lease.Spec.HolderIdentity == nil || *lease.Spec.HolderIdentity == "" {
 		t.Errorf("nobody holds the Lease %s", lease.Name)
 	}
-	children, err := childrenOf(b.PID)
-	s.must(err)
+	children := tied.Below(b.PID)
 	if len(children) == 0 {
 		t.Error("Berth runs no NFS server")
 	}
@@ -181,8 +181,7 @@ func TestKilledBerthLeavesNoProcess(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t, "alone")
 			b := start(s)
-			children, err := childrenOf(b.PID)
-			s.must(err)
+			children := tied.Below(b.PID)
 			s.must(syscall.Kill(b.PID, syscall.SIGKILL))
 			<-b.Done()
 			s.must(awaitEnd(children))

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"syscall"
@@ -60,8 +59,8 @@ func (s *site) killServerUnderLookups(b *harness.Berth, old *nfs4.Client) {
 func (s *site) newServerProcess(b *harness.Berth, before int) {
 	s.t.Helper()
 	s.until("Ganesha is another process", func() bool {
-		pids, err := b.Children("ganesha.nfsd")
-		return err == nil && len(pids) == 1 && pids[0] != before
+		pids := b.Children("ganesha.nfsd")
+		return len(pids) == 1 && pids[0] != before
 	})
 }
 
@@ -83,12 +82,9 @@ func (s *site) firstConnection() *nfs4.Client {
 // serverProcess gives the id of the one process of that name that b runs.
 func (s *site) serverProcess(b *harness.Berth, name string) int {
 	s.t.Helper()
-	pids, err := b.Children(name)
-	if err == nil && len(pids) != 1 {
-		err = errors.New("want one")
-	}
-	if err != nil {
-		s.t.Fatalf("processes %s of Berth: %v, %v", name, pids, err)
+	pids := b.Children(name)
+	if len(pids) != 1 {
+		s.t.Fatalf("processes %s of Berth: %v, want one", name, pids)
 	}
 	return pids[0]
 }

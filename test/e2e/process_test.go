@@ -7,50 +7,20 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/berth-storage/berth/test/harness"
+	"github.com/berth-storage/berth/test/tied"
 )
 
 // killAll kills b (SIGKILL) and waits until the programs that it ran have ended
 // too: until then they use its port and its folders.
 func killAll(b *harness.Berth) error {
-	children, err := childrenOf(b.PID)
+	children := tied.Below(b.PID)
 	b.Kill()
-	return errors.Join(err, awaitEnd(children))
-}
-
-// childrenOf are the processes that pid has started, and what they have.
-func childrenOf(pid int) ([]int, error) {
-	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	if err != nil {
-		return nil, err
-	}
-	var children []int
-	for _, list := range lists {
-		text, err := os.ReadFile(list)
-		if err != nil {
-			continue // the thread has ended
-		}
-		for field := range strings.FieldsSeq(string(text)) {
-			var child int
-			if _, err := fmt.Sscan(field, &child); err != nil {
-				return nil, err
-			}
-			children = append(children, child)
-		}
-	}
-	for _, child := range children {
-		theirs, err := childrenOf(child)
-		if err != nil {
-			return nil, err
-		}
-		children = append(children, theirs...)
-	}
-	return children, nil
+	return awaitEnd(children)
 }
 
 // awaitEnd waits until the processes have ended. Those that do not are killed,

@@ -237,28 +237,4 @@ func (b *Berth) get(ctx context.Context, path string, to io.Writer) error {
 }
 
 // Children are the ids of b's own processes with this name (as "ganesha.nfsd").
-func (b *Berth) Children(name string) ([]int, error) {
-	// /proc/PID/task/TID/children lists those that this thread has started.
-	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", b.PID))
-	if err != nil {
-		return nil, err
-	}
-	var found []int
-	for _, list := range lists {
-		text, err := os.ReadFile(list)
-		if err != nil {
-			continue // the thread has ended
-		}
-		for field := range strings.FieldsSeq(string(text)) {
-			var pid int
-			if _, err := fmt.Sscan(field, &pid); err != nil {
-				return nil, err
-			}
-			comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-			if err == nil && strings.TrimSpace(string(comm)) == name {
-				found = append(found, pid)
-			}
-		}
-	}
-	return found, nil
-}
+func (b *Berth) Children(name string) []int { return tied.BelowNamed(b.PID, name) }

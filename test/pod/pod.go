@@ -6,9 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
+
+	"github.com/berth-storage/berth/test/tied"
 )
 
 // Pod is one that a Node runs, or has run.
@@ -85,14 +86,7 @@ func (p *Pod) Processes(name string) ([]int, error) {
 	if c == nil {
 		return nil, errors.New("the pod's container does not run")
 	}
-	var found []int
-	for _, pid := range descendants(c.PID) {
-		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-		if err == nil && strings.TrimSpace(string(comm)) == name {
-			found = append(found, pid)
-		}
-	}
-	return found, nil
+	return tied.BelowNamed(c.PID, name), nil
 }
 
 // KillProcess kills the pod's process of that name.
@@ -105,26 +99,4 @@ func (p *Pod) KillProcess(name string) error {
 		return fmt.Errorf("the pod has %d processes %s", len(pids), name)
 	}
 	return syscall.Kill(pids[0], syscall.SIGKILL)
-}
-
-// descendants are the processes below pid. Those that end meanwhile may be missing.
-func descendants(pid int) []int {
-	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	if err != nil {
-		return nil
-	}
-	var found []int
-	for _, list := range lists {
-		text, err := os.ReadFile(list)
-		if err != nil {
-			continue // the thread has ended
-		}
-		for field := range strings.FieldsSeq(string(text)) {
-			var child int
-			if _, err := fmt.Sscan(field, &child); err == nil {
-				found = append(append(found, child), descendants(child)...)
-			}
-		}
-	}
-	return found
 }

@@ -11,9 +11,9 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
+
+	"github.com/berth-storage/berth/test/tied"
 )
 
 func TestGuestsAreApartAndPristine(t *testing.T) {
@@ -119,7 +119,7 @@ func TestAKilledOwnerLeavesNothing(t *testing.T) {
 	if _, err := fmt.Sscan(line, &device, &pid, &dir); err != nil {
 		t.Fatal(err)
 	}
-	processes := append(childrenOf(t, pid), pid)
+	processes := append(tied.Below(pid), pid)
 	if len(processes) < 2 {
 		t.Errorf("the guest's processes are %v: it has none but the kernel", processes)
 	}
@@ -164,28 +164,4 @@ func leftOf(g *Guest) error {
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return !errors.Is(err, os.ErrNotExist)
-}
-
-// childrenOf are the processes that a process has started.
-func childrenOf(t *testing.T, pid int) []int {
-	t.Helper()
-	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var children []int
-	for _, list := range lists {
-		text, err := os.ReadFile(list)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for field := range strings.FieldsSeq(string(text)) {
-			var child int
-			if _, err := fmt.Sscan(field, &child); err != nil {
-				t.Fatal(err)
-			}
-			children = append(children, child)
-		}
-	}
-	return children
 }
