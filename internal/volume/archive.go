@@ -90,14 +90,8 @@ func (m *Manager) deleteArchive(ctx context.Context, n Name, check func(Volume) 
 		return err
 	}
 	defer unlockHandover()
-	if m.purge.has(n) { // another call was quicker
-		return nil
-	}
-	v, err := m.get(ctx, n)
-	if errors.Is(err, ErrNotFound) {
-		return nil
-	}
-	if err != nil {
+	v, found, err := m.findUndeleted(ctx, n)
+	if !found {
 		return err
 	}
 	if err := check(v); err != nil {

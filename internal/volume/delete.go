@@ -22,14 +22,8 @@ func (m *Manager) Delete(ctx context.Context, n Name, cluster string) (err error
 		return err
 	}
 	defer unlock()
-	if m.purge.has(n) { // another call was quicker
-		return nil
-	}
-	v, err := m.get(ctx, n)
-	if errors.Is(err, ErrNotFound) {
-		return nil
-	}
-	if err != nil {
+	v, found, err := m.findUndeleted(ctx, n)
+	if !found {
 		return err
 	}
 	if err := v.checkCluster(cluster); err != nil {
@@ -42,6 +36,19 @@ func (m *Manager) Delete(ctx context.Context, n Name, cluster string) (err error
 		return m.discard(ctx, v)
 	}
 	return m.end(ctx, v)
+}
+
+// findUndeleted reads the record of n, unless that is gone or what it tells of is being
+// purged: then an earlier call, or a quicker one, has done all. It needs the lock of n.
+func (m *Manager) findUndeleted(ctx context.Context, n Name) (v Volume, found bool, err error) {
+	if m.purge.has(n) {
+		return Volume{}, false, nil
+	}
+	v, err = m.get(ctx, n)
+	if errors.Is(err, ErrNotFound) {
+		return Volume{}, false, nil
+	}
+	return v, err == nil, err
 }
 
 // end does with v, which has lost its claim, as its OnDelete says. It needs the lock of
