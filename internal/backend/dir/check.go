@@ -1,8 +1,10 @@
 package dir
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"time"
 
@@ -36,6 +38,22 @@ func (b *Backend) Check() error {
 		return fmt.Errorf("%w: the lock of %s: %w", ErrLost, b.path, err)
 	case err != nil:
 		return fmt.Errorf("asking for the lock of %s: %w", b.path, err)
+	}
+	return b.checkHolder()
+}
+
+// checkHolder notices that the lock, which is held, was somebody else's meanwhile: who has
+// made and deleted volumes that this process knows nothing of, and has ended since. Everybody who
+// takes the lock writes into it. One that was removed keeps nobody away.
+func (b *Backend) checkHolder() error {
+	text, err := b.private.ReadFile(lockFile)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ESTALE):
+		return fmt.Errorf("%w: the lock of %s was removed", ErrLost, b.path)
+	case err != nil:
+		return fmt.Errorf("reading the lock of %s: %w", b.path, err)
+	case !bytes.Equal(text, b.holder):
+		return fmt.Errorf("%w: %s was meanwhile in use by %s", ErrLost, b.path, parseHolder(text))
 	}
 	return nil
 }

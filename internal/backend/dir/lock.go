@@ -12,7 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const lockPoll = 500 * time.Millisecond
+const (
+	lockFile = "lock"
+	lockPoll = 500 * time.Millisecond
+)
 
 // Holder is the process that has a pool open.
 type Holder struct {
@@ -42,7 +45,7 @@ func (e *LockedError) Error() string {
 // acquire takes the root's lock, a flock(2) that ends with the process that
 // holds it, however that ends.
 func acquire(ctx context.Context, private *os.Root, path string, wait func(Holder)) (*os.File, error) {
-	f, err := private.OpenFile("lock", os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := private.OpenFile(lockFile, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("pool root %s: lock: %w", path, err)
 	}
@@ -96,9 +99,16 @@ func writeHolder(f *os.File) error {
 
 // readHolder reads who holds the lock; it is told to people only, so a file that
 // is being written gives the zero Holder.
-func readHolder(private *os.Root) (h Holder) {
-	text, err := private.ReadFile("lock")
-	if err != nil || json.Unmarshal(text, &h) != nil {
+func readHolder(private *os.Root) Holder {
+	text, err := private.ReadFile(lockFile)
+	if err != nil {
+		return Holder{}
+	}
+	return parseHolder(text)
+}
+
+func parseHolder(text []byte) (h Holder) {
+	if json.Unmarshal(text, &h) != nil {
 		return Holder{}
 	}
 	return h

@@ -86,6 +86,9 @@ func Open(ctx context.Context, root string, o Options) (_ *Backend, err error) {
 	if b.lock, err = acquire(ctx, b.private, root, o.Wait); err != nil {
 		return nil, err
 	}
+	if b.holder, err = b.private.ReadFile(lockFile); err != nil {
+		return nil, fmt.Errorf("pool root %s: lock: %w", root, err)
+	}
 	if b.identity, b.isNew, err = loadIdentity(b.private); err != nil {
 		return nil, err
 	}
