@@ -212,9 +212,10 @@ func (p *provisioner) wanted(ctx context.Context, pool *Pool, v volume.Volume) (
 	switch {
 	case err == nil:
 		// Another instance may have made this claim's volume; then ours is a
-		// left-over. A PersistentVolume that does not say whose it is may be ours.
+		// left-over, unless it was published too: then the PersistentVolume is ours, from when
+		// the pool had another identity. One that does not say whose it is may be ours.
 		instance := pv.Annotations[annInstance]
-		return instance == "" || instance == pool.Instance, nil
+		return v.Published || instance == "" || instance == pool.Instance, nil
 	case !apierrors.IsNotFound(err):
 		return false, fmt.Errorf("reading PersistentVolume %s: %w", v.Name, err)
 	}

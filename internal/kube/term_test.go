@@ -275,6 +275,12 @@ func TestWhetherAVolumeIsWanted(t *testing.T) {
 			if got != c.want || !errors.Is(err, c.err) {
 				t.Errorf("got %t, %v; want %t, %v", got, err, c.want, c.err)
 			}
+			// A PersistentVolume of it was seen: whoever's it says that it is, its data is in use.
+			v.Published = true
+			got, err = newProvisioner(client, pool).wanted(t.Context(), pool, v)
+			if want := c.want || slices.Contains(c.objects, runtime.Object(foreign)); got != want || !errors.Is(err, c.err) {
+				t.Errorf("published: got %t, %v; want %t, %v", got, err, want, c.err)
+			}
 		})
 	}
 }
