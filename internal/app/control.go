@@ -3,6 +3,8 @@ package app
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -30,10 +32,11 @@ const DefaultRunDir = "/run/berth"
 
 func runDir(c config.Config) string { return cmp.Or(c.Ganesha.RunDir, DefaultRunDir) }
 
-// controlSocket is that of the pool with an identity. The name is short, as a socket's
-// path has to be.
+// controlSocket is that of the pool with an identity, which may be of any length and have
+// anything in it: the name is short, as a socket's path has to be.
 func controlSocket(runDir, identity string) string {
-	return filepath.Join(runDir, "control", identity[:8]+".sock")
+	sum := sha256.Sum256([]byte(identity))
+	return filepath.Join(runDir, "control", hex.EncodeToString(sum[:4])+".sock")
 }
 
 // serveControl serves commands for a pool until ctx ends. Without it all else works.
