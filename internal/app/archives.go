@@ -187,7 +187,9 @@ func Restore(ctx context.Context, pools []config.Pool, o RestoreOptions, out io.
 	if o.Claim != "" {
 		name = o.Claim
 	}
-	_, err = fmt.Fprintf(out, `# Volume %s of claim %s/%s, at %s, %s since %s.
+	// Quoted, since what a tenant has put into the path would else be part of the manifest:
+	// YAML knows ends of lines that a path may have.
+	_, err = fmt.Fprintf(out, `# Volume %s of claim %q, at %q, %s since %s.
 apiVersion: v1
 kind: PersistentVolumeClaim
 metadata:
@@ -201,6 +203,6 @@ spec:
   resources:
     requests:
       storage: "%d"
-`, a.Name, a.Namespace, a.Claim, a.Path, a.State, a.Deleted.UTC().Format(time.RFC3339), name, a.Namespace, kube.AnnotationRestoreFrom, a.Name, o.Class, a.Size)
+`, a.Name, a.Namespace+"/"+a.Claim, a.Path, a.State, a.Deleted.UTC().Format(time.RFC3339), name, a.Namespace, kube.AnnotationRestoreFrom, a.Name, o.Class, a.Size)
 	return err
 }

@@ -8,15 +8,17 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	v1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
 
 	"github.com/berth-storage/berth/internal/backend/dir"
 	"github.com/berth-storage/berth/internal/config"
 	"github.com/berth-storage/berth/internal/export/fixed"
+	"github.com/berth-storage/berth/internal/kube"
 	"github.com/berth-storage/berth/internal/volume"
 	"github.com/berth-storage/berth/internal/volume/volumetest"
 )
@@ -72,11 +74,19 @@ func newArchivePool(t *testing.T, name string) *archivePool {
 func (a *archivePool) serve(t *testing.T) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	var serving sync.WaitGroup
-	serving.Go(func() { a.serveControl(ctx, a.config.Name, a.backend.Identity(), a.manager) })
-	stop = func() { cancel(); serving.Wait() }
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		a.serveControl(ctx, a.config.Name, a.backend.Identity(), a.manager)
+	}()
+	stop = func() { cancel(); <-ended }
 	t.Cleanup(stop)
 	for {
+		select {
+		case <-ended:
+			t.Fatal("commands cannot reach the pool")
+		default:
+		}
 		// That the socket is there does not say that anybody listens yet.
 		if c, err := net.Dial("unix", controlSocket(runDir(a.app.config), a.backend.Identity())); err == nil {
 			_ = c.Close()
@@ -259,7 +269,7 @@ func TestTheClaimThatAnArchiveIsRestoredTo(t *testing.T) {
 		t.Fatal(err)
 	}
 	first, claim, _ := strings.Cut(out.String(), "\n")
-	if !strings.HasPrefix(first, "# Volume pvc-old of claim default/claim-pvc-old, at team/pvc-old, archived since 2") {
+	if !strings.HasPrefix(first, `# Volume pvc-old of claim "default/claim-pvc-old", at "team/pvc-old", archived since 2`) {
 		t.Errorf("it begins with %q", first)
 	}
 	const want = `apiVersion: v1
@@ -289,6 +299,44 @@ spec:
 	other := newArchivePool(t, "other")
 	if err := Restore(t.Context(), append(pools, other.config), RestoreOptions{Volume: "pvc-old", Class: "gold"}, &out); err == nil || !strings.Contains(err.Error(), "as in nas/pvc-old") {
 		t.Errorf("of two: got error %v", err)
+	}
+}
+
+// What tenants have in their paths stays in the comment: Unicode has more ends of lines
+// than one, and YAML knows them.
+func TestAPathCannotAddToTheClaimThatAnArchiveIsRestoredTo(t *testing.T) {
+	a := newArchivePool(t, "nas")
+	s := volumetest.Spec(t, "pvc-evil")
+	var err error
+	if s.Path, err = volume.ParseRelPath("team/a\u2028apiVersion: v1\u2029kind: Secret\u2028---\u2028"); err != nil {
+		t.Fatal(err)
+	}
+	s.OnDelete = volume.OnDeleteArchive
+	if _, err := a.manager.Create(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.manager.Delete(t.Context(), s.Name, s.Cluster); err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	if err := Restore(t.Context(), []config.Pool{a.config}, RestoreOptions{Volume: "pvc-evil", Class: "gold"}, &out); err != nil {
+		t.Fatal(err)
+	}
+	var claim v1.PersistentVolumeClaim
+	if err := yaml.UnmarshalStrict([]byte(out.String()), &claim); err != nil || claim.Kind != "PersistentVolumeClaim" || claim.Annotations[kube.AnnotationRestoreFrom] != "pvc-evil" {
+		t.Errorf("%s\nis %+v, %v", out.String(), claim, err)
+	}
+}
+
+// The file of a pool's identity may have been written by hand.
+func TestTheSocketOfAnyIdentity(t *testing.T) {
+	sockets := map[string]bool{}
+	for _, identity := range []string{"", "a", "../../a", strings.Repeat("a", 300), "0c1c8b6e-5a8f-4d43-9a1f-6f0c3b0a4a11"} {
+		socket := controlSocket("/run/berth", identity)
+		if sockets[socket] || filepath.Dir(socket) != "/run/berth/control" || len(filepath.Base(socket)) > 16 {
+			t.Errorf("the socket of %.40q is %s", identity, socket)
+		}
+		sockets[socket] = true
 	}
 }
 
