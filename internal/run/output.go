@@ -19,6 +19,8 @@ type ExitError struct {
 	Program string
 	Status  int
 	Stderr  string
+	// Stdout is what it printed all the same: of several things that it was asked about, those that are there.
+	Stdout []byte
 }
 
 func (e *ExitError) Error() string {
@@ -65,7 +67,7 @@ func Output(ctx context.Context, c Command, limit time.Duration) ([]byte, error)
 	case err == nil:
 		return stdout.Bytes(), nil
 	case ended && exit.Exited(): // by itself, not by a signal
-		return nil, &ExitError{Program: filepath.Base(c.Path), Status: exit.ExitCode(), Stderr: strings.TrimSpace(stderr.String())}
+		return nil, &ExitError{Program: filepath.Base(c.Path), Status: exit.ExitCode(), Stderr: strings.TrimSpace(stderr.String()), Stdout: stdout.Bytes()}
 	default:
 		if ctx.Err() != nil {
 			err = fmt.Errorf("%w: %w", context.Cause(ctx), err)

@@ -30,7 +30,7 @@ func TestOutputTellsRefusedFromUnknown(t *testing.T) {
 		limit   time.Duration
 		refused bool
 	}{
-		{"exit status", t.Context(), shell("echo no such thing >&2; exit 3"), time.Minute, true},
+		{"exit status", t.Context(), shell("echo another thing; echo no such thing >&2; exit 3"), time.Minute, true},
 		{"killed", t.Context(), shell("kill -9 $$"), time.Minute, false},
 		{"too slow", t.Context(), shell("exec sleep 60"), 20 * time.Millisecond, false},
 		{"ended context", ended, shell("true"), time.Minute, false},
@@ -42,7 +42,7 @@ func TestOutputTellsRefusedFromUnknown(t *testing.T) {
 			if err == nil || refused != c.refused {
 				t.Fatalf("got error %v, refused: %t, want %t", err, refused, c.refused)
 			}
-			if refused && (exit.Status != 3 || exit.Stderr != "no such thing" || exit.Program != "sh") {
+			if refused && (exit.Status != 3 || exit.Stderr != "no such thing" || exit.Program != "sh" || string(exit.Stdout) != "another thing\n") {
 				t.Errorf("got %+v", exit)
 			}
 		})

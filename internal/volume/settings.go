@@ -58,3 +58,10 @@ type Cloner interface {
 	// if that volume is not there, or is not ready, and the new one was not begun.
 	Clone(ctx context.Context, s Spec) (Volume, error)
 }
+
+// DiscardChecker is the ability to know what speaks against the end of a volume.
+type DiscardChecker interface {
+	// CheckDiscard says why v must not be discarded now, before anything of that is
+	// begun: ErrConflict, with what an administrator can do about it.
+	CheckDiscard(ctx context.Context, v Volume) error
+}

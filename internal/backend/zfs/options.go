@@ -2,7 +2,12 @@ package zfs
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"regexp"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/berth-storage/berth/internal/volume"
 )
@@ -10,9 +15,10 @@ import (
 // Runner runs programs on the host that has the pool: zfs, and if that is another host,
 // chown and chmod.
 type Runner interface {
-	// Output runs argv, a program's name and its arguments as they are, and gives what it printed on
-	// standard output. It ends in one of three ways: done (nil), refused (*run.ExitError:
-	// the program ran and said so), or with any other error not known.
+	// Output runs argv, a program's name and its arguments as they are, with messages in
+	// English (LC_ALL=C), and gives what it printed on standard output. It ends in one
+	// of three ways: done (nil), refused (*run.ExitError, with all that it printed: the
+	// program ran and said so), or with any other error not known.
 	Output(ctx context.Context, argv []string) ([]byte, error)
 }
 
@@ -35,6 +41,9 @@ type Options struct {
 	// Local: the datasets are mounted on this host, so that owners and modes are set by
 	// system calls, and one process at a time opens the pool. Without it they are set by commands.
 	Local bool
+	// Wait, if not nil, is called when another process has a local pool open; Open then
+	// waits for that process to end instead of giving up.
+	Wait func()
 	// Share is the sharenfs of each volume, in the words of the pool's host; "" and "off":
 	// ZFS shares none of them, and there is no Sharer.
 	Share string
@@ -44,4 +53,88 @@ type Options struct {
 	Properties map[string]string
 	OnClones   OnClones // "" is OnClonesWait
 	Log        *slog.Logger
+}
+
+const (
+	off = "off"
+	// maxDataset is the longest name that every ZFS takes (zfs(8): 255 bytes with that of a snapshot).
+	maxDataset = 255
+)
+
+// element is what may stand between the slashes of a dataset's name: zfs(8), without the space.
+var element = regexp.MustCompile(`^[A-Za-z0-9_.:-]+$`)
+
+func (o *Options) complete() error {
+	if err := checkDataset(o.Dataset); err != nil {
+		return err
+	}
+	if o.Sizing == "" {
+		o.Sizing = volume.SizingBoth
+	}
+	if _, err := volume.ParseSizing(string(o.Sizing)); err != nil {
+		return err
+	}
+	switch o.OnClones {
+	case "":
+		o.OnClones = OnClonesWait
+	case OnClonesWait, OnClonesPromote:
+	default:
+		return fmt.Errorf("%w: clones: %q is neither %s nor %s", volume.ErrInvalid, o.OnClones, OnClonesWait, OnClonesPromote)
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return checkSettings(volume.Settings{Properties: o.Properties, Share: o.Share})
+}
+
+func checkDataset(name string) error {
+	if strings.HasPrefix(name, "/") || strings.HasSuffix(name, "/") {
+		return fmt.Errorf("%w: dataset %q: a dataset's name has no slash at its start or end; it is not a path (zfs list -o name,mountpoint shows both)", volume.ErrInvalid, name)
+	}
+	for e := range strings.SplitSeq(name, "/") {
+		if !element.MatchString(e) || e == "." || e == ".." {
+			return fmt.Errorf("%w: %.256q cannot be the name of a dataset, like tank/volumes", volume.ErrInvalid, name)
+		}
+	}
+	if first := name[0]; first == '-' || len(name) > maxDataset {
+		return fmt.Errorf("%w: %.256q cannot be the name of a dataset, like tank/volumes", volume.ErrInvalid, name)
+	}
+	return nil
+}
+
+// native are names of properties of ZFS, and of users' own ones.
+var native = regexp.MustCompile(`^[a-z][a-z0-9:._@-]*$`)
+
+// own are the properties that this package sets itself, and such as would take a volume
+// out of its place or its sight.
+var own = map[string]string{
+	"mountpoint": "every volume is mounted below its parent", "canmount": "every volume is mounted",
+	"sharenfs": "it has a setting of its own", "sharesmb": "volumes are exported by NFS only",
+	"refquota": "it follows from the size", "refreservation": "it follows from the size",
+	"quota": "it would count snapshots too", "reservation": "it would count snapshots too",
+	"readonly": "volumes are written to", "zoned": "another zone's volumes are out of reach", "jailed": "another jail's volumes are out of reach",
+}
+
+func checkSettings(s volume.Settings) error {
+	for name, value := range s.Properties {
+		if why := own[name]; why != "" {
+			return fmt.Errorf("%w: property %s cannot be set: %s", volume.ErrInvalid, name, why)
+		}
+		if !native.MatchString(name) || strings.HasPrefix(name, "berth:") {
+			return fmt.Errorf("%w: %.64q is no property of ZFS that can be set", volume.ErrInvalid, name)
+		}
+		if value == "" || !printable(value) {
+			return fmt.Errorf("%w: property %s: %.64q is no value", volume.ErrInvalid, name, value)
+		}
+	}
+	if !printable(s.Share) {
+		return fmt.Errorf("%w: %.64q is no value of sharenfs", volume.ErrInvalid, s.Share)
+	}
+	_, err := volume.ParseSizing(string(s.Sizing))
+	return err
+}
+
+// printable says whether s stays one field of one line in the output of zfs.
+func printable(s string) bool {
+	return len(s) <= 1024 && utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }

@@ -1,0 +1,142 @@
+package zfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/berth-storage/berth/internal/volume"
+)
+
+// clonePrefix begins the names of the snapshots that volumes are cloned from; the name
+// of the clone follows.
+const clonePrefix = "@berth-"
+
+// Clone implements volume.Cloner: a snapshot, then the clone with its record, then
+// the snapshot is told to go when it has no clone any more.
+func (b *Backend) Clone(ctx context.Context, s volume.Spec) (volume.Volume, error) {
+	if err := b.check(ctx, s); err != nil {
+		return volume.Volume{}, err
+	}
+	if s.From == nil || s.From.Volume == (volume.Name{}) {
+		return volume.Volume{}, fmt.Errorf("%w: volume %s: no volume to clone", volume.ErrInvalid, s.Name)
+	}
+	v := b.plan(s)
+	switch old, err := b.Get(ctx, s.Name); {
+	case err == nil && old.Is(s) && old.Ended.IsZero():
+		return b.finishClone(ctx, old)
+	case err == nil:
+		return volume.Volume{}, fmt.Errorf("%w: volume %s belongs to claim %s (uid %s)", volume.ErrExists, s.Name, old.Claim, old.Claim.UID)
+	case !errors.Is(err, volume.ErrNotFound):
+		return volume.Volume{}, err
+	}
+	source, d, err := b.read(ctx, s.From.Volume)
+	if err == nil && source.State != volume.StateReady {
+		err = fmt.Errorf("%w: it is %s", volume.ErrNotFound, source.State)
+	}
+	if err != nil {
+		return volume.Volume{}, fmt.Errorf("volume %s: what it shall be cloned from: %w", s.Name, err)
+	}
+	snapshot := d.name + clonePrefix + s.Name.String()
+	if err := b.snapshot(ctx, s.Name, snapshot); err != nil {
+		return volume.Volume{}, b.refused("cloning", v, err)
+	}
+	args, err := b.options(v, s.Settings, true)
+	if err != nil {
+		return volume.Volume{}, err
+	}
+	name := b.dataset(s.Name)
+	_, err = b.zfs(ctx, append(append([]string{"clone"}, args...), snapshot, name)...)
+	b.forget(name)
+	switch {
+	case err == nil:
+		b.seen.mount(name)
+		b.setShared(name, b.share(v))
+		return b.finishClone(ctx, v)
+	case said(err, saysCreated), said(err, saysExists):
+		return b.resumeClone(ctx, s, err)
+	case errors.Is(err, volume.ErrUnknown):
+		return volume.Volume{}, b.refused("cloning", v, err) // it may be there, and need the snapshot
+	default:
+		return volume.Volume{}, errors.Join(b.refused("cloning", v, err), b.destroySnapshot(ctx, snapshot))
+	}
+}
+
+// resumeClone is resume for a clone.
+func (b *Backend) resumeClone(ctx context.Context, s volume.Spec, why error) (volume.Volume, error) {
+	v, err := b.Get(ctx, s.Name)
+	if errors.Is(err, volume.ErrNotFound) {
+		return volume.Volume{}, fmt.Errorf("%w: dataset %s is there and has no record of Berth's: it is somebody else's; rename or destroy it: %w",
+			volume.ErrForeign, b.dataset(s.Name), why)
+	}
+	if err != nil {
+		return volume.Volume{}, err
+	}
+	return b.finishClone(ctx, v)
+}
+
+// snapshot makes one for the clone n. One that an earlier call has made holds what the
+// source held then.
+func (b *Backend) snapshot(ctx context.Context, n volume.Name, snapshot string) error {
+	_, err := b.zfs(ctx, "snapshot", "-o", propClone+"="+n.String(), snapshot)
+	if !said(err, saysExists) {
+		return err
+	}
+	all, askErr := b.ask(ctx, []string{propClone}, snapshot)
+	if d := find(all, snapshot); askErr == nil && (d == nil || d.local(propClone) != n.String()) {
+		return fmt.Errorf("%w: snapshot %s is somebody else's: rename or destroy it", volume.ErrForeign, snapshot)
+	}
+	return askErr
+}
+
+// destroySnapshot destroys a snapshot, or has it go with its last clone.
+func (b *Backend) destroySnapshot(ctx context.Context, snapshot string) error {
+	if err := b.patiently(ctx, "destroy", "-d", snapshot); err != nil && !said(err, saysMissing) {
+		return err
+	}
+	return nil
+}
+
+// finishClone does what is left when the clone is there.
+func (b *Backend) finishClone(ctx context.Context, v volume.Volume) (volume.Volume, error) {
+	if v.State == volume.StateReady {
+		return v, nil
+	}
+	if err := b.Mount(ctx, v); err != nil {
+		return volume.Volume{}, err
+	}
+	_, d, err := b.read(ctx, v.Name)
+	if err == nil {
+		err = b.release(ctx, d)
+	}
+	if err != nil {
+		return volume.Volume{}, b.refused("cloning", v, err)
+	}
+	return b.settle(ctx, v)
+}
+
+// release has the snapshot that d was made from go with its last clone, if it was made
+// for d.
+func (b *Backend) release(ctx context.Context, d *dataset) error {
+	origin, name := d.value("origin"), d.name[strings.LastIndex(d.name, "/")+1:]
+	if !strings.HasSuffix(origin, clonePrefix+name) {
+		return nil
+	}
+	return b.destroySnapshot(ctx, origin)
+}
+
+// sweep destroys the snapshots of clones that never came to be, and has those of others
+// go with them. all is everything there is.
+func (b *Backend) sweep(ctx context.Context, all []*dataset) error {
+	for _, d := range all {
+		clone := d.local(propClone)
+		if clone == "" || d.value("defer_destroy") == "on" || !strings.HasSuffix(d.name, clonePrefix+clone) {
+			continue
+		}
+		if err := b.destroySnapshot(ctx, d.name); err != nil {
+			return fmt.Errorf("snapshot %s, which a clone was to be made from: %w", d.name, meaning(err))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,99 @@
+package zfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/berth-storage/berth/internal/run"
+	"github.com/berth-storage/berth/internal/volume"
+)
+
+// What zfs(8) says, in the words of libzfs (lib/libzfs/libzfs_util.c of OpenZFS, and the
+// older ones of zfs-fuse), which are the same on all systems.
+var (
+	saysMissing  = []string{"dataset does not exist"}
+	saysExists   = []string{"dataset already exists"}
+	saysBusy     = []string{"is busy", "unmount failed", "Device busy"}
+	saysFull     = []string{"out of space", "size is greater than available space", "disk quota exceeded"}
+	saysTooSmall = []string{"size is less than current used or reserved space"}
+	saysHolds    = []string{"filesystem has children", "has dependent clones", "volume has children"}
+	// The dataset is there, but it is not mounted or not shared.
+	saysCreated = []string{"filesystem successfully created"}
+	saysMounted = []string{"filesystem already mounted"}
+	saysShared  = []string{"filesystem already shared"}
+	saysInvalid = []string{"invalid property", "must be one of", "bad property", "property value too long", "is readonly", "must be a power of"}
+)
+
+// zfs runs zfs(8). Its error is a *run.ExitError if zfs said no; any other is
+// volume.ErrUnknown.
+func (b *Backend) zfs(ctx context.Context, args ...string) ([]byte, error) {
+	return b.run(ctx, append([]string{"zfs"}, args...)...)
+}
+
+func (b *Backend) run(ctx context.Context, argv ...string) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx) // nothing was begun
+	}
+	out, err := b.o.Runner.Output(ctx, argv)
+	if _, refused := errors.AsType[*run.ExitError](err); err != nil && !refused {
+		return nil, fmt.Errorf("%w: %w", volume.ErrUnknown, err)
+	}
+	return out, err
+}
+
+// said says whether err is a refusal in one of these words.
+func said(err error, words []string) bool {
+	exit, refused := errors.AsType[*run.ExitError](err)
+	if !refused {
+		return false
+	}
+	for _, w := range words {
+		if strings.Contains(exit.Stderr, w) {
+			return true
+		}
+	}
+	return false
+}
+
+// meaning gives a refusal its meaning in the domain. What is not refused, and what has no
+// meaning there, stays what it is.
+func meaning(err error) error {
+	for _, m := range []struct {
+		words []string
+		is    error
+	}{
+		{saysBusy, volume.ErrBusy}, {saysFull, volume.ErrNoSpace}, {saysTooSmall, volume.ErrInvalid}, {saysInvalid, volume.ErrInvalid},
+	} {
+		if said(err, m.words) {
+			return fmt.Errorf("%w: %w", m.is, err)
+		}
+	}
+	return err
+}
+
+// How long a dataset may be busy: what a server has open it lets go of soon after the
+// directory was withdrawn, and ZFS itself is busy for a moment after most changes.
+const (
+	busyFirst = 20 * time.Millisecond
+	busyTries = 9 // 10 s in all
+)
+
+// patiently runs zfs until it does not say that the dataset is busy.
+func (b *Backend) patiently(ctx context.Context, args ...string) error {
+	pause := busyFirst
+	for try := 1; ; try++ {
+		_, err := b.zfs(ctx, args...)
+		if err == nil || !said(err, saysBusy) || try == busyTries {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		case <-time.After(pause):
+		}
+		pause *= 2
+	}
+}
