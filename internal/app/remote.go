@@ -135,6 +135,10 @@ func (w away) Grow(context.Context, volume.Name, string, int64) (volume.Volume, 
 
 func (w away) Delete(context.Context, volume.Name, string) error { return w.err() }
 
+func (w away) Get(context.Context, volume.Name) (volume.Volume, error) {
+	return volume.Volume{}, w.err()
+}
+
 func (w away) MarkPublished(context.Context, volume.Name) error { return w.err() }
 
 func (away) Adopted(volume.Name) (volume.Volume, bool) { return volume.Volume{}, false }

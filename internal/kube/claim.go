@@ -15,17 +15,13 @@ import (
 	"github.com/berth-storage/berth/internal/volume"
 )
 
-// specOf is the volume that a claim asks for. Whatever cannot be given is
+// specOf is the volume called name that a claim asks for. Whatever cannot be given is
 // refused here: a request that is passed over gives an empty or a wrong volume.
-func specOf(claim *v1.PersistentVolumeClaim, class *storagev1.StorageClass, cluster string, p parameters) (volume.Spec, error) {
+func specOf(claim *v1.PersistentVolumeClaim, class *storagev1.StorageClass, cluster string, name volume.Name, p parameters) (volume.Spec, error) {
 	if err := refuseUnsupported(claim); err != nil {
 		return volume.Spec{}, err
 	}
 	size, err := sizeOf(claim.Spec.Resources.Requests[v1.ResourceStorage])
-	if err != nil {
-		return volume.Spec{}, err
-	}
-	name, err := volume.NameForClaim(string(claim.UID))
 	if err != nil {
 		return volume.Spec{}, err
 	}
@@ -40,10 +36,10 @@ func specOf(claim *v1.PersistentVolumeClaim, class *storagev1.StorageClass, clus
 	s := volume.Spec{
 		Name: name, Path: path, Size: size, Cluster: cluster, Inodes: p.inodes, Owner: p.owner, GIDs: p.gids,
 		Claim:   volume.Claim{Namespace: claim.Namespace, Name: claim.Name, UID: string(claim.UID)},
-		Reclaim: volume.ReclaimDelete, OnDelete: p.onDelete, Existing: p.existing, From: from,
+		Reclaim: volume.ReclaimDelete, OnDelete: p.onDelete, Existing: p.existing, From: from, Settings: p.settings,
 	}
 	s.Export.Squash = p.squash
-	if reclaimPolicy(class) == v1.PersistentVolumeReclaimRetain {
+	if reclaimPolicy(class, p) == v1.PersistentVolumeReclaimRetain {
 		s.Reclaim = volume.ReclaimRetain
 	}
 	return s, nil
@@ -72,12 +68,6 @@ func refuseUnsupported(claim *v1.PersistentVolumeClaim) error {
 	case claim.Spec.VolumeAttributesClassName != nil && *claim.Spec.VolumeAttributesClassName != "":
 		return fmt.Errorf("%w: volumeAttributesClassName %q: Berth's volumes have no attributes to change; remove it", volume.ErrUnsupported,
 			*claim.Spec.VolumeAttributesClassName)
-	case claim.Spec.DataSourceRef != nil:
-		return fmt.Errorf("%w: dataSourceRef %s %q cannot be copied yet; an empty volume in its place would be wrong", volume.ErrUnsupported,
-			claim.Spec.DataSourceRef.Kind, claim.Spec.DataSourceRef.Name)
-	case claim.Spec.DataSource != nil:
-		return fmt.Errorf("%w: dataSource %s %q cannot be copied yet; an empty volume in its place would be wrong", volume.ErrUnsupported,
-			claim.Spec.DataSource.Kind, claim.Spec.DataSource.Name)
 	}
 	return nil
 }
@@ -91,15 +81,6 @@ func sizeOf(request resource.Quantity) (int64, error) {
 		return 0, fmt.Errorf("%w: a request of %s is more than 2^63-1 bytes", volume.ErrInvalid, request.String())
 	}
 	return request.Value(), nil
-}
-
-// reclaimPolicy of a class is Delete if it does not say; see
-// https://kubernetes.io/docs/concepts/storage/storage-classes/#reclaim-policy
-func reclaimPolicy(class *storagev1.StorageClass) v1.PersistentVolumeReclaimPolicy {
-	if class.ReclaimPolicy == nil {
-		return v1.PersistentVolumeReclaimDelete
-	}
-	return *class.ReclaimPolicy
 }
 
 // claimWantsNow is claimWants for a claim that most likely does. That is answered

@@ -22,7 +22,7 @@ import (
 func TestSpecOfAClaim(t *testing.T) {
 	pool, _ := newPool("local")
 	p := parameters{pool: pool, owner: volume.Owner{UID: 1, GID: 2, Mode: 0o770}, squash: export.SquashRoot, onDelete: volume.OnDeleteRetain}
-	got, err := specOf(newClaim(), newClass(), clusterUID, p)
+	got, err := specOf(newClaim(), newClass(), clusterUID, parseName(t, volumeName), p)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,10 +48,10 @@ func TestReclaimPolicyOfTheClass(t *testing.T) {
 	} {
 		class := &storagev1.StorageClass{ReclaimPolicy: c.class}
 		pool, _ := newPool("local")
-		if got, err := specOf(newClaim(), class, clusterUID, parameters{pool: pool}); err != nil || got.Reclaim != c.want {
+		if got, err := specOf(newClaim(), class, clusterUID, parseName(t, volumeName), parameters{pool: pool}); err != nil || got.Reclaim != c.want {
 			t.Errorf("volume of a class with %v: got %q, %v; want %q", c.class, got.Reclaim, err, c.want)
 		}
-		if got := reclaimPolicy(class); got != c.pv {
+		if got := reclaimPolicy(class, parameters{pool: pool}); got != c.pv {
 			t.Errorf("PersistentVolume of a class with %v: got %q, want %q", c.class, got, c.pv)
 		}
 	}
@@ -69,23 +69,26 @@ func TestClaimsThatCannotBeHonouredAreRefused(t *testing.T) {
 		{"selector", func(c *v1.PersistentVolumeClaim) { c.Spec.Selector = &metav1.LabelSelector{} }, volume.ErrInvalid, "claim.spec.selector is not supported"},
 		{"block", func(c *v1.PersistentVolumeClaim) { c.Spec.VolumeMode = new(v1.PersistentVolumeBlock) }, volume.ErrUnsupported, "volumeMode Block"},
 		{"attributes", func(c *v1.PersistentVolumeClaim) { c.Spec.VolumeAttributesClassName = new("gold") }, volume.ErrUnsupported, `volumeAttributesClassName "gold"`},
-		{"dataSource", func(c *v1.PersistentVolumeClaim) {
-			c.Spec.DataSource = &v1.TypedLocalObjectReference{Kind: "VolumeSnapshot", Name: "monday"}
-		}, volume.ErrUnsupported, `dataSource VolumeSnapshot "monday" cannot be copied yet`},
-		{"dataSourceRef", func(c *v1.PersistentVolumeClaim) {
-			c.Spec.DataSourceRef = &v1.TypedObjectReference{Kind: "PersistentVolumeClaim", Name: "other"}
-		}, volume.ErrUnsupported, `dataSourceRef PersistentVolumeClaim "other" cannot be copied yet`},
 		{"no size", func(c *v1.PersistentVolumeClaim) { c.Spec.Resources.Requests = nil }, volume.ErrInvalid, "0 bytes is not above 0"},
-		{"uid that is no name", withUID("../../etc"), volume.ErrInvalid, "not allowed"},
-		{"uid that is too long", withUID(strings.Repeat("x", 200)), volume.ErrInvalid, "1 to 200 characters"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			claim := newClaim()
 			c.change(claim)
-			if _, err := specOf(claim, newClass(), clusterUID, local); !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
+			if _, err := specOf(claim, newClass(), clusterUID, parseName(t, volumeName), local); !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
 				t.Errorf("got error %v, want %v with %q", err, c.want, c.text)
 			}
 		})
+	}
+}
+
+func TestUidsThatAreNoNames(t *testing.T) {
+	pool, _ := newPool("local")
+	for uid, want := range map[string]string{"../../etc": "not allowed", strings.Repeat("x", 200): "1 to 200 characters"} {
+		claim := newClaim()
+		withUID(uid)(claim)
+		if name, err := volumeFor(options(claim, newClass()), []*Pool{pool}); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.20s: got %s, %v; want an ErrInvalid with %q", uid, name, err, want)
+		}
 	}
 }
 
@@ -94,7 +97,7 @@ func TestWhatIsNothingSpecialIsAccepted(t *testing.T) {
 	claim.Spec.VolumeMode = new(v1.PersistentVolumeFilesystem)
 	claim.Spec.VolumeAttributesClassName = new("")
 	pool, _ := newPool("local")
-	if _, err := specOf(claim, newClass(), clusterUID, parameters{pool: pool}); err != nil {
+	if _, err := specOf(claim, newClass(), clusterUID, parseName(t, volumeName), parameters{pool: pool}); err != nil {
 		t.Error(err)
 	}
 }

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -48,6 +50,7 @@ type fakeVolumes struct {
 	during func(ctx context.Context)
 
 	mu        sync.Mutex
+	begun     map[string]volume.Volume // by name
 	adopted   map[string]volume.Volume // by name
 	created   []volume.Spec
 	deleted   []string // name, space, cluster
@@ -105,6 +108,13 @@ func (f *fakeVolumes) MarkPublished(_ context.Context, n volume.Name) error {
 	defer f.mu.Unlock()
 	f.published = append(f.published, n.String())
 	return f.fail
+}
+
+func (f *fakeVolumes) Get(_ context.Context, n volume.Name) (volume.Volume, error) {
+	if v, ok := f.begun[n.String()]; ok {
+		return v, nil
+	}
+	return volume.Volume{}, volume.ErrNotFound
 }
 
 func (f *fakeVolumes) Adopted(n volume.Name) (volume.Volume, bool) {
@@ -247,4 +257,33 @@ func boundTo(name string) func(*v1.PersistentVolumeClaim) {
 
 func beingDeleted(c *v1.PersistentVolumeClaim) {
 	c.DeletionTimestamp, c.Finalizers = new(metav1.Now()), []string{"kubernetes.io/pvc-protection"}
+}
+
+// docsTable gives the cells of the rows of a table on a page of the documents,
+// without their quotes.
+func docsTable(t *testing.T, name, heading string) (rows [][]string) {
+	t.Helper()
+	page, err := os.ReadFile("../../docs/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, found := strings.Cut(string(page), heading+"\n")
+	if !found {
+		t.Fatalf("docs/%s has no table %s", name, heading)
+	}
+	table, _, _ = strings.Cut(table, "\n\n")
+	for line := range strings.Lines(table) {
+		if strings.HasPrefix(line, "|--") {
+			continue
+		}
+		cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
+		for i, cell := range cells {
+			cells[i] = strings.Trim(strings.TrimSpace(cell), "`")
+		}
+		rows = append(rows, cells)
+	}
+	if len(rows) < 3 {
+		t.Fatalf("the table %s has %d rows", heading, len(rows))
+	}
+	return rows
 }

@@ -177,7 +177,7 @@ func (i *instances) made(id string, d demand) {
 // demand is what a claim needs of an instance.
 type demand struct {
 	size int64  // bytes
-	pool string // "" for the only one
+	pool string // the class's parameter: names in order, or "" for the only one
 	node string // that its pod was given; "" if that is open
 }
 
@@ -188,9 +188,14 @@ func (i instance) clone() instance {
 
 // poolFor is the pool of i that d would be in; ok is false if it has no such pool.
 func (i instance) poolFor(d demand) (pool string, ok bool) {
+	for _, name := range poolNames(d.pool) {
+		r, has := i.room[name]
+		if has && (!ok || i.room[pool].Free < d.size && r.Free >= d.size) {
+			pool, ok = name, true
+		}
+	}
 	if d.pool != "" {
-		_, ok = i.room[d.pool]
-		return d.pool, ok
+		return pool, ok
 	}
 	for pool = range i.room {
 		return pool, len(i.room) == 1 // of several pools the class has to name one

@@ -45,6 +45,9 @@ func TestOrderOfInstances(t *testing.T) {
 			{id: "c", room: map[string]room{"fast": {30, 30}}},
 		}, "cba"},
 		{"several pools and none named", demand{size: 10}, []instance{{id: "a", room: map[string]room{"fast": {20, 20}, "big": {90, 90}}}, with("b", "", 1)}, "ba"},
+		{"several pools are named", demand{size: 50, pool: "big,fast"}, []instance{
+			{id: "a", room: map[string]room{"fast": {60, 60}, "big": {20, 20}}}, {id: "b", room: map[string]room{"big": {90, 90}}}, {id: "c", room: map[string]room{"other": {99, 99}}},
+		}, "bac"},
 		{"a pool that nobody has", demand{size: 10, pool: "none"}, three, "abc"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

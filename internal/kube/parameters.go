@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math"
@@ -14,6 +15,7 @@ import (
 	"github.com/berth-storage/berth/internal/pathpattern"
 	"github.com/berth-storage/berth/internal/suggest"
 	"github.com/berth-storage/berth/internal/volume"
+	"github.com/berth-storage/berth/internal/zfsproperty"
 )
 
 // parameters are a StorageClass's, with the pool's defaults for what it leaves out.
@@ -31,6 +33,13 @@ type parameters struct {
 	// mountOptions are those of the class's parameter, for classes that have none
 	// of their own.
 	mountOptions string
+	// Of ZFS pools:
+	settings   volume.Settings
+	volumeType VolumeType
+	node       string                           // on which volumes are used that are not mounted by NFS; may be ""
+	server     string                           // of NFS; "": as Options say
+	hostname   string                           // as the class says; ""
+	reclaim    v1.PersistentVolumeReclaimPolicy // that the claim asks for; may be ""
 }
 
 // modeOfGroup is the mode of a volume whose class gives it a group and no mode:
@@ -39,27 +48,40 @@ const modeOfGroup = 0o2771
 
 // classParameters are the names that a StorageClass may use. Case does not
 // matter, as with the provisioners that Berth takes the place of.
-var classParameters = []string{
-	"pool", "mode", "uid", "gid", "rootSquash", "inodes", "mountOptions", "onDelete", "archiveOnDelete", "existing", "pathPattern",
+func classParameters() []string {
+	names := []string{
+		"pool", "mode", "uid", "gid", "rootSquash", "inodes", "mountOptions", "onDelete", "archiveOnDelete", "existing", "pathPattern",
+	}
+	names = append(names, zfsParameters...)
+	for _, property := range zfsproperty.All() {
+		names = append(names, property.Name)
+	}
+	return names
 }
 
-// parseParameters reads the parameters of a class for one of pools. Anything that
-// is not known is an error: a misspelt "rootSquash" must not give an open export.
-func parseParameters(given map[string]string, pools []*Pool) (parameters, error) {
+// checkParameters gives the parameters of a class under the names that they have here.
+// Anything that is not known is an error: a misspelt "rootSquash" must not give an open export.
+func checkParameters(given map[string]string) (map[string]string, error) {
+	known := classParameters()
 	values := make(map[string]string, len(given))
 	spelt := make(map[string]string, len(given))
 	for _, key := range slices.Sorted(maps.Keys(given)) { // in order, so that the error is always the same
-		i := slices.IndexFunc(classParameters, func(name string) bool { return strings.EqualFold(name, key) })
+		i := slices.IndexFunc(known, func(name string) bool { return strings.EqualFold(name, key) })
 		if i < 0 {
-			return parameters{}, fmt.Errorf("%w: unknown StorageClass parameter %q%s", volume.ErrInvalid, key, suggest.Nearest(key, classParameters))
+			return nil, fmt.Errorf("%w: unknown StorageClass parameter %q%s", volume.ErrInvalid, key, suggest.Nearest(key, known))
 		}
-		name := classParameters[i]
+		name := known[i]
 		if other, twice := spelt[name]; twice {
-			return parameters{}, fmt.Errorf("%w: StorageClass parameters %q and %q are one and the same", volume.ErrInvalid, other, key)
+			return nil, fmt.Errorf("%w: StorageClass parameters %q and %q are one and the same", volume.ErrInvalid, other, key)
 		}
 		values[name], spelt[name] = given[key], key
 	}
-	pool, err := choosePool(values["pool"], pools)
+	return values, nil
+}
+
+// parseParameters reads the parameters of a class for one of its pools.
+func parseParameters(given map[string]string, pool *Pool) (parameters, error) {
+	values, err := checkParameters(given)
 	if err != nil {
 		return parameters{}, err
 	}
@@ -67,8 +89,11 @@ func parseParameters(given map[string]string, pools []*Pool) (parameters, error)
 	if pool.Share != nil {
 		p.existing, p.pattern = pool.Share.Existing, pool.Share.Pattern
 	}
+	if z := pool.ZFS; z != nil {
+		p.volumeType, p.node, p.server, p.settings.KeepSnapshots = cmp.Or(z.Type, VolumeNFS), z.Node, z.Server, z.KeepSnapshots
+	}
 	_, decided := values["onDelete"]
-	for _, key := range classParameters {
+	for _, key := range classParameters() {
 		value, found := values[key]
 		if !found || key == "archiveOnDelete" && decided { // so says the page of nfs-subdir-external-provisioner
 			continue
@@ -80,34 +105,7 @@ func parseParameters(given map[string]string, pools []*Pool) (parameters, error)
 	if _, says := values["mode"]; !says && (p.gids != volume.GIDRange{} || values["gid"] != "" && p.owner.GID != 0) {
 		p.owner.Mode = modeOfGroup
 	}
-	return p, nil
-}
-
-// poolParameter is the pool that a class names; "" if it names none.
-func poolParameter(given map[string]string) string {
-	for key, value := range given {
-		if strings.EqualFold(key, "pool") {
-			return value
-		}
-	}
-	return ""
-}
-
-func choosePool(name string, pools []*Pool) (*Pool, error) {
-	if name == "" && len(pools) == 1 {
-		return pools[0], nil
-	}
-	var names []string
-	for _, p := range pools {
-		if p.Volumes.Pool() == name {
-			return p, nil
-		}
-		names = append(names, p.Volumes.Pool())
-	}
-	if name == "" {
-		return nil, fmt.Errorf("%w: the StorageClass has to say which pool, by the parameter \"pool\": %s", volume.ErrInvalid, strings.Join(names, ", "))
-	}
-	return nil, fmt.Errorf("%w: StorageClass parameter pool: there is no pool %q%s", volume.ErrInvalid, name, suggest.Nearest(name, names))
+	return p, p.checkType()
 }
 
 // set sets one parameter. Its error says what the value should have been.
@@ -148,8 +146,11 @@ func (p *parameters) set(key, value string) error {
 		p.inodes = inodes
 	case "mountOptions":
 		p.mountOptions = value
-	default:
+	case "pool": // it was chosen
+	case "onDelete", "archiveOnDelete", "existing", "pathPattern":
 		return p.setPolicy(key, value)
+	default:
+		return p.setZFS(key, value)
 	}
 	return nil
 }

@@ -28,6 +28,7 @@ type Volumes interface {
 	Delete(ctx context.Context, n volume.Name, cluster string) error
 	Grow(ctx context.Context, n volume.Name, cluster string, bytes int64) (volume.Volume, error)
 	MarkPublished(ctx context.Context, n volume.Name) error
+	Get(ctx context.Context, n volume.Name) (volume.Volume, error)
 	Adopted(n volume.Name) (volume.Volume, bool)
 	Room(ctx context.Context) (volume.Room, error)
 	AskWanted(wanted volume.Wanted)
@@ -43,7 +44,15 @@ type Pool struct {
 	GIDs     volume.GIDRange
 	OnDelete volume.OnDelete // likewise
 	Static   []Static
-	Share    *Share // nil: Berth has the volumes exported
+	// Classes are StorageClasses that the pool serves without being named by them; other
+	// classes have to name it. None: it serves whatever class does not say.
+	Classes []string
+	// ReclaimPolicy of PersistentVolumes, Delete or Retain, whatever their class says; "":
+	// as that says.
+	ReclaimPolicy string
+	PVNames       *NameFormat // nil: pvc-<uid of the claim>
+	Share         *Share      // nil: Berth has the volumes exported
+	ZFS           *ZFS        // nil: they are not datasets
 }
 
 // Share is the share of an NFS server that a pool's volumes lie on.
@@ -60,6 +69,7 @@ type provisioner struct {
 	pools   []*Pool
 	volumes corelisters.PersistentVolumeLister
 	cluster string
+	node    string // that this instance runs on; "" if it was not told
 	address addressResolver
 	taker   *taker
 	advisor *advisor
@@ -73,54 +83,125 @@ var _ controller.Provisioner = (*provisioner)(nil)
 // same claim at any time, whatever became of the last call.
 func (p *provisioner) Provision(ctx context.Context, o controller.ProvisionOptions) (pv *v1.PersistentVolume, state controller.ProvisioningState, err error) {
 	defer p.observed("provision", &err)()
-	params, err := parseParameters(o.StorageClass.Parameters, p.pools)
+	if _, err := checkParameters(o.StorageClass.Parameters); err != nil {
+		return nil, stateOf(err), err
+	}
+	pools, err := poolsFor(o.StorageClass, p.pools)
 	if err != nil {
-		if _, err := choosePool(poolParameter(o.StorageClass.Parameters), p.pools); err != nil {
+		p.taker.passOn(ctx, o.PVC)
+		return nil, stateOf(err), err
+	}
+	name, err := volumeFor(o, pools)
+	if err != nil {
+		return nil, stateOf(err), err
+	}
+	wished, err := wishes(o.PVC)
+	if err != nil {
+		return nil, stateOf(err), err
+	}
+	o.PVName = name.String()
+	r := request{o, name, wished, nil}
+	from, err := originalOf(o.PVC, wished)
+	if err == nil && from != nil {
+		var pool *Pool
+		r.from = new(volume.Source)
+		pool, r.from.Volume, err = p.copies(ctx, o.PVC, *from, name, pools)
+		pools = []*Pool{pool}
+	}
+	if err != nil {
+		return nil, stateOf(err), err
+	}
+	for i, pool := range pools {
+		pv, state, err = p.provisionIn(ctx, pool, r)
+		// Only of a pool that is full is it certain that it has made nothing.
+		if !errors.Is(err, volume.ErrNoSpace) {
+			break
+		}
+		if i == len(pools)-1 {
 			p.taker.passOn(ctx, o.PVC)
 		}
-		return nil, stateOf(err), err
 	}
-	spec, err := specOf(o.PVC, o.StorageClass, p.cluster, params)
+	return pv, state, err
+}
+
+// request is what a claim asks for, before it is known in which pool.
+type request struct {
+	controller.ProvisionOptions
+	name   volume.Name // of the volume
+	wished map[string]wish
+	from   *volume.Source // nil: nothing that is copied
+}
+
+// volumeFor gives the name of the volume, which is the PersistentVolume's too.
+func volumeFor(o controller.ProvisionOptions, pools []*Pool) (volume.Name, error) {
+	if pools[0].PVNames == nil {
+		return volume.NameForClaim(string(o.PVC.UID))
+	}
+	name, err := pools[0].PVNames.nameOf(o.StorageClass.Name, o.PVC)
+	if err != nil {
+		return volume.Name{}, err
+	}
+	return volume.ParseName(name)
+}
+
+// provisionIn is Provision in one pool.
+func (p *provisioner) provisionIn(ctx context.Context, pool *Pool, r request) (*v1.PersistentVolume, controller.ProvisioningState, error) {
+	params, err := parseParameters(r.StorageClass.Parameters, pool)
+	if err == nil {
+		err = params.apply(r.wished)
+	}
 	if err != nil {
 		return nil, stateOf(err), err
 	}
-	if err := p.checkMounted(params.pool, spec); err != nil {
+	spec, err := specOf(r.PVC, r.StorageClass, p.cluster, r.name, params)
+	if err != nil {
 		return nil, stateOf(err), err
 	}
-	server, err := p.serverOf(ctx, params.pool)
+	if r.from != nil {
+		spec.From = r.from
+	}
+	if err := p.checkMounted(pool, spec); err != nil {
+		return nil, stateOf(err), err
+	}
+	how, err := params.accessOf(r.ProvisionOptions, p.node)
 	if err != nil {
-		return nil, controller.ProvisioningNoChange, fmt.Errorf("the address of the NFS server: %w", err)
+		return nil, stateOf(err), err
+	}
+	if how.kind == VolumeNFS {
+		if how.server, err = p.serverOf(ctx, params); err != nil {
+			return nil, controller.ProvisioningNoChange, fmt.Errorf("the address of the NFS server: %w", err)
+		}
 	}
 	// The library's cache may be behind: a volume made for a claim that is gone
 	// would be made in vain.
-	wanted, err := claimWantsNow(ctx, p.client, spec.Claim, o.PVName, p.taker.mine)
+	wanted, err := claimWantsNow(ctx, p.client, spec.Claim, r.PVName, p.taker.mine)
 	if err != nil {
 		return nil, controller.ProvisioningNoChange, err
 	}
 	if !wanted {
 		return nil, controller.ProvisioningFinished, &controller.IgnoredError{Reason: "the claim is gone, bound, or another instance's"}
 	}
-	v, err := params.pool.Volumes.Create(ctx, spec)
-	if errors.Is(err, volume.ErrNoSpace) {
-		p.taker.passOn(ctx, o.PVC)
-	}
+	v, err := pool.Volumes.Create(ctx, spec)
 	if err != nil {
 		return nil, stateOf(err), err
 	}
-	p.log.Info("made a volume", "volume", handle{params.pool.Volumes.Pool(), v.Name}.String(), "claim", v.Claim.String(), "bytes", v.Size)
-	p.advisor.advise(o.PVC, v, o.StorageClass.Name, params.pool.Volumes.Pool())
-	return persistentVolume(o, v, params, server), controller.ProvisioningFinished, nil
+	p.log.Info("made a volume", "volume", handle{pool.Volumes.Pool(), v.Name}.String(), "claim", v.Claim.String(), "bytes", v.Size)
+	p.advisor.advise(r.PVC, v, r.StorageClass.Name, pool.Volumes.Pool())
+	return persistentVolume(r.ProvisionOptions, v, params, how), controller.ProvisioningFinished, nil
 }
 
 // serverOf is the address that clients mount a pool's volumes from.
-func (p *provisioner) serverOf(ctx context.Context, pool *Pool) (string, error) {
-	if pool.Share != nil {
-		return pool.Share.Server, nil
+func (p *provisioner) serverOf(ctx context.Context, params parameters) (string, error) {
+	switch {
+	case params.pool.Share != nil:
+		return params.pool.Share.Server, nil
+	case params.server != "":
+		return params.server, nil
 	}
 	return p.address.resolve(ctx)
 }
 
-func persistentVolume(o controller.ProvisionOptions, v volume.Volume, params parameters, server string) *v1.PersistentVolume {
+func persistentVolume(o controller.ProvisionOptions, v volume.Volume, params parameters, how access) *v1.PersistentVolume {
 	pool, mountOptions := params.pool, o.StorageClass.MountOptions
 	if mountOptions == nil && params.mountOptions != "" {
 		mountOptions = strings.FieldsFunc(params.mountOptions, func(r rune) bool { return r == ',' || r == ' ' })
@@ -129,6 +210,7 @@ func persistentVolume(o controller.ProvisionOptions, v volume.Volume, params par
 	if capacity.CmpInt64(v.Size) < 0 { // storage that limits in blocks gives whole ones
 		capacity = *resource.NewQuantity(v.Size, resource.BinarySI)
 	}
+	reached, affinity := how.source(v)
 	pv := &v1.PersistentVolume{
 		ObjectMeta: metav1.ObjectMeta{
 			Name:   o.PVName,
@@ -139,13 +221,12 @@ func persistentVolume(o controller.ProvisionOptions, v volume.Volume, params par
 			},
 		},
 		Spec: v1.PersistentVolumeSpec{
-			PersistentVolumeReclaimPolicy: reclaimPolicy(o.StorageClass),
-			AccessModes:                   o.PVC.Spec.AccessModes,
+			PersistentVolumeReclaimPolicy: reclaimPolicy(o.StorageClass, params),
+			AccessModes:                   how.modes(o.PVC.Spec.AccessModes, pool.ZFS != nil && pool.ZFS.WidenAccessModes),
 			Capacity:                      v1.ResourceList{v1.ResourceStorage: capacity},
 			MountOptions:                  mountOptions,
-			PersistentVolumeSource: v1.PersistentVolumeSource{
-				NFS: &v1.NFSVolumeSource{Server: server, Path: v.Export.Path},
-			},
+			PersistentVolumeSource:        reached,
+			NodeAffinity:                  affinity,
 		},
 	}
 	if v.Owner.GID != 0 {

@@ -28,37 +28,11 @@ func newSharePool(t *testing.T, pattern string) *Pool {
 	return pool
 }
 
-// docsTable gives the cells of the rows of a table on the page of shares, without
-// their quotes.
-func docsTable(t *testing.T, heading string) (rows [][]string) {
-	t.Helper()
-	page, err := os.ReadFile("../../docs/nfs-subdir.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, table, found := strings.Cut(string(page), heading+"\n")
-	if !found {
-		t.Fatalf("the page has no table %s", heading)
-	}
-	table, _, _ = strings.Cut(table, "\n\n")
-	for line := range strings.Lines(table) {
-		if strings.HasPrefix(line, "|--") {
-			continue
-		}
-		cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
-		for i, cell := range cells {
-			cells[i] = strings.Trim(strings.TrimSpace(cell), "`")
-		}
-		rows = append(rows, cells)
-	}
-	return rows
-}
-
 // What the page says of the parameters that decide what becomes of a deleted claim's
 // volume is so, row by row.
 func TestPrecedenceOfOnDelete(t *testing.T) {
 	const heading = "| class: `onDelete` | class: `archiveOnDelete` | with the default `archive` | with the default `delete` |"
-	rows := docsTable(t, heading)
+	rows := docsTable(t, "nfs-subdir.md", heading)
 	if len(rows) < 10 {
 		t.Fatalf("the table has %d rows", len(rows))
 	}
@@ -72,7 +46,7 @@ func TestPrecedenceOfOnDelete(t *testing.T) {
 		for i, usual := range []volume.OnDelete{volume.OnDeleteArchive, volume.OnDeleteDelete} {
 			pool := newSharePool(t, "")
 			pool.OnDelete = usual
-			p, err := parseParameters(given, []*Pool{pool})
+			p, err := parseParameters(given, pool)
 			got := string(p.onDelete)
 			if errors.Is(err, volume.ErrInvalid) {
 				got = "refused"
@@ -86,7 +60,7 @@ func TestPrecedenceOfOnDelete(t *testing.T) {
 
 // Likewise for where a volume lies.
 func TestPrecedenceOfPaths(t *testing.T) {
-	rows := docsTable(t, "| class: `pathPattern` | pool: `defaults.pathPattern` | directory |")
+	rows := docsTable(t, "nfs-subdir.md", "| class: `pathPattern` | pool: `defaults.pathPattern` | directory |")
 	if len(rows) < 4 {
 		t.Fatalf("the table has %d rows", len(rows))
 	}
@@ -100,7 +74,7 @@ func TestPrecedenceOfPaths(t *testing.T) {
 		} else if class != "" {
 			given["pathPattern"] = class
 		}
-		p, err := parseParameters(given, []*Pool{newSharePool(t, row[1])})
+		p, err := parseParameters(given, newSharePool(t, row[1]))
 		if err != nil {
 			t.Errorf("%v: %v", row, err)
 			continue
@@ -114,11 +88,11 @@ func TestPrecedenceOfPaths(t *testing.T) {
 
 func TestParametersOfShares(t *testing.T) {
 	pool := newSharePool(t, "${.PVC.name}")
-	p, err := parseParameters(map[string]string{"EXISTING": "share", "pathpattern": "a/${.PV.name}", "ondelete": "retain"}, []*Pool{pool})
+	p, err := parseParameters(map[string]string{"EXISTING": "share", "pathpattern": "a/${.PV.name}", "ondelete": "retain"}, pool)
 	if err != nil || p.existing != volume.ExistingShare || p.onDelete != volume.OnDeleteRetain || p.pattern.String() != "a/${.PV.name}" {
 		t.Errorf("got %+v, %v", p, err)
 	}
-	if p, err = parseParameters(nil, []*Pool{pool}); err != nil || p.existing != volume.ExistingRefuse || p.pattern.String() != "${.PVC.name}" {
+	if p, err = parseParameters(nil, pool); err != nil || p.existing != volume.ExistingRefuse || p.pattern.String() != "${.PVC.name}" {
 		t.Errorf("got %+v, %v; want the pool's defaults", p, err)
 	}
 	for _, c := range []struct{ key, value, want string }{
@@ -131,7 +105,7 @@ func TestParametersOfShares(t *testing.T) {
 		{"pathPattern", strings.Repeat("x", 5000), "has 5000 bytes"},
 		{"rootSquash", "false", "the server of pool nas's share decides that"},
 	} {
-		_, err := parseParameters(map[string]string{c.key: c.value}, []*Pool{pool})
+		_, err := parseParameters(map[string]string{c.key: c.value}, pool)
 		if !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), c.want) || len(err.Error()) > 1000 {
 			t.Errorf("%s: %.20q: got error %v, want an ErrInvalid with %q that fits into an event", c.key, c.value, err, c.want)
 		}
@@ -147,11 +121,11 @@ func TestPathsThatAreRefusedForAClaim(t *testing.T) {
 	} {
 		claim := newClaim()
 		claim.Annotations = map[string]string{"nfs.io/storage-path": annotation}
-		p, err := parseParameters(map[string]string{"pathPattern": pattern}, []*Pool{newSharePool(t, "")})
+		p, err := parseParameters(map[string]string{"pathPattern": pattern}, newSharePool(t, ""))
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = specOf(claim, newClass(), clusterUID, p)
+		_, err = specOf(claim, newClass(), clusterUID, parseName(t, volumeName), p)
 		if !errors.Is(err, volume.ErrInvalid) {
 			t.Errorf("%q: got error %v, want an ErrInvalid", annotation, err)
 			continue
@@ -164,7 +138,7 @@ func TestPathsThatAreRefusedForAClaim(t *testing.T) {
 	}
 	claim := newClaim()
 	claim.Name = strings.Repeat("x", 250)
-	_, err := specOf(claim, newClass(), clusterUID, parameters{pool: newSharePool(t, "")})
+	_, err := specOf(claim, newClass(), clusterUID, parseName(t, volumeName), parameters{pool: newSharePool(t, "")})
 	if !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), "the default path") || !strings.Contains(err.Error(), "longer than 255") {
 		t.Errorf("a long name: got error %v", err)
 	}
@@ -174,13 +148,13 @@ func TestRestoringAnArchive(t *testing.T) {
 	p := parameters{pool: newSharePool(t, "")}
 	claim := newClaim()
 	claim.Annotations = map[string]string{AnnotationRestoreFrom: "pvc-old"}
-	spec, err := specOf(claim, newClass(), clusterUID, p)
+	spec, err := specOf(claim, newClass(), clusterUID, parseName(t, volumeName), p)
 	if err != nil || spec.From == nil || spec.From.Archive != parseName(t, "pvc-old") {
 		t.Errorf("got %+v, %v", spec.From, err)
 	}
 	for _, name := range []string{"", "../x", "nas/pvc-old"} {
 		claim.Annotations[AnnotationRestoreFrom] = name
-		if _, err := specOf(claim, newClass(), clusterUID, p); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), AnnotationRestoreFrom) {
+		if _, err := specOf(claim, newClass(), clusterUID, parseName(t, volumeName), p); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), AnnotationRestoreFrom) {
 			t.Errorf("%q: got error %v", name, err)
 		}
 	}

@@ -259,7 +259,7 @@ func (t *taker) demandOf(p *waitingClaim) (d demand, ok bool) {
 	if err != nil || class.Provisioner != t.instances.provisioner {
 		return demand{}, false // the library looks at the class too
 	}
-	d = demand{size: p.size, pool: poolParameter(class.Parameters), node: p.claim.Annotations[annSelectedNode]}
+	d = demand{size: p.size, pool: parameter(class.Parameters, "pool"), node: p.claim.Annotations[annSelectedNode]}
 	waits := class.VolumeBindingMode != nil && *class.VolumeBindingMode == storagev1.VolumeBindingWaitForFirstConsumer
 	return d, !waits || d.node != ""
 }
@@ -319,6 +319,19 @@ func (t *taker) passOn(ctx context.Context, claim *v1.PersistentVolumeClaim) {
 	if _, err := t.client.CoreV1().PersistentVolumeClaims(claim.Namespace).Update(ctx, free, metav1.UpdateOptions{}); err != nil {
 		t.log.Debug("cannot pass on a claim", "claim", claim.Namespace+"/"+claim.Name, "err", err)
 	}
+}
+
+// giveTo has the instance with that id serve a claim, if it acts; ok says whether it will.
+func (t *taker) giveTo(ctx context.Context, claim *v1.PersistentVolumeClaim, id string) (ok bool) {
+	if id == "" || t.instances.blind || id == t.instances.id || !t.instances.acts(id) {
+		return false
+	}
+	given := claim.DeepCopy()
+	metav1.SetMetaDataAnnotation(&given.ObjectMeta, annInstance, id)
+	if _, err := t.client.CoreV1().PersistentVolumeClaims(claim.Namespace).Update(ctx, given, metav1.UpdateOptions{}); err != nil {
+		t.log.Debug("cannot give a claim to another instance; this is tried again", "claim", claim.Namespace+"/"+claim.Name, "instance", id, "err", err)
+	}
+	return true
 }
 
 // requested is a claim's size in bytes; 0 if it is not one that a volume can have.

@@ -40,7 +40,7 @@ func (f *FrontEnd) runTerm(ctx context.Context, cluster string, r rights) {
 	taker := newTaker(f.client, neighbours, factory.Storage().V1().StorageClasses().Lister(), f.o.Log)
 	events := newRecorder(ctx, f.client)
 	p := &provisioner{
-		client: f.client, pools: f.o.Pools, volumes: factory.Core().V1().PersistentVolumes().Lister(), cluster: cluster, address: f.address, taker: taker,
+		client: f.client, pools: f.o.Pools, volumes: factory.Core().V1().PersistentVolumes().Lister(), cluster: cluster, node: f.node, address: f.address, taker: taker,
 		advisor: newAdvisor(events), log: f.o.Log, observe: f.o.Observe,
 	}
 	volumes, claims := factory.Core().V1().PersistentVolumes().Informer(), factory.Core().V1().PersistentVolumeClaims().Informer()
@@ -74,6 +74,7 @@ func (f *FrontEnd) runTerm(ctx context.Context, cluster string, r rights) {
 		controller.LeaderElection(false),
 		controller.AddFinalizer(r.finalizers),
 		controller.Threadiness(f.o.Workers),
+		controller.VolumeName(namer{factory.Storage().V1().StorageClasses().Lister(), f.o.Pools}.name),
 		controller.FailedProvisionThreshold(f.o.FailedRetryThreshold),
 		controller.FailedDeleteThreshold(0), // a volume that cannot be deleted now must not be left for ever
 		controller.RateLimiter(workqueue.NewTypedItemExponentialFailureRateLimiter[string](retryMin, retryMax)),

@@ -114,6 +114,9 @@ func (m *Manager) MarkPublished(ctx context.Context, n Name) error {
 	return err
 }
 
+// Get reads the record of n. ErrNotFound only if there is none.
+func (m *Manager) Get(ctx context.Context, n Name) (Volume, error) { return m.get(ctx, n) }
+
 // Adopted gives the volume n as it was at the start, if another program made it.
 func (m *Manager) Adopted(n Name) (Volume, bool) {
 	v, ok := m.adopted[n]

@@ -1,0 +1,236 @@
+package kube
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
+
+	"github.com/berth-storage/berth/internal/volume"
+)
+
+// cloning is a cluster with a claim that is bound to a volume of pool zfs, and another
+// claim that wants a copy of it.
+type cloning struct {
+	copy, from *v1.PersistentVolumeClaim
+	pv         *v1.PersistentVolume
+	pool       *Pool
+	volumes    *fakeVolumes
+	others     []*Pool
+}
+
+func newCloning() *cloning {
+	c := &cloning{copy: annotated("berth.storage/clone-from", "database"), from: newClaim()}
+	c.from.Name, c.from.UID, c.from.Spec.VolumeName, c.from.Status.Phase = "database", "5eed", "pvc-5eed", v1.ClaimBound
+	c.pool, c.volumes = newZFSPool("zfs")
+	c.pv = newVolume("zfs", c.pool.Instance, "pvc-5eed")
+	c.pv.Name = "pvc-5eed"
+	c.pv.Spec.ClaimRef = &v1.ObjectReference{Namespace: "team", Name: "database", UID: "5eed"}
+	c.pv.Spec.Capacity = v1.ResourceList{v1.ResourceStorage: resource.MustParse("1Gi")}
+	return c
+}
+
+// provision asks for the copy; absent are those of the objects that the cluster lacks.
+func (c *cloning) provision(t *testing.T, absent ...runtime.Object) (controller.ProvisioningState, error) {
+	t.Helper()
+	objects := []runtime.Object{c.copy}
+	for _, o := range []runtime.Object{c.from, c.pv} {
+		if len(absent) == 0 || absent[0] != o {
+			objects = append(objects, o)
+		}
+	}
+	p := newProvisioner(newClient(objects...), append([]*Pool{c.pool}, c.others...)...)
+	_, state, err := p.Provision(t.Context(), options(c.copy, newClass()))
+	return state, err
+}
+
+func (c *cloning) asDataSource() {
+	c.copy.Annotations = nil
+	c.copy.Spec.DataSource = &v1.TypedLocalObjectReference{Kind: "PersistentVolumeClaim", Name: "database"}
+	c.copy.Spec.DataSourceRef = &v1.TypedObjectReference{Kind: "PersistentVolumeClaim", Name: "database"}
+}
+
+func TestClones(t *testing.T) {
+	for how, change := range map[string]func(*cloning){
+		"clone-from":             func(*cloning) {},
+		"pvmanager's clone-from": func(c *cloning) { c.copy = annotated("pvmanager.wimsey.us/clone-from", "database") },
+		"dataSource":             (*cloning).asDataSource,
+		"both": func(c *cloning) {
+			c.asDataSource()
+			c.copy.Annotations = annotated("berth.storage/clone-from", "database").Annotations
+		},
+		"the pool of the source of two for the class": func(c *cloning) {
+			c.copy.Annotations["berth.storage/blocksize"] = "4K"
+			first, _ := newZFSPool("first")
+			c.others = []*Pool{first}
+			first.Classes, c.pool.Classes = []string{"berth"}, []string{"berth"}
+		},
+	} {
+		c := newCloning()
+		change(c)
+		if _, err := c.provision(t); err != nil {
+			t.Errorf("%s: %v", how, err)
+			continue
+		}
+		if len(c.volumes.created) != 1 || c.volumes.created[0].From == nil || *c.volumes.created[0].From != (volume.Source{Volume: parseName(t, "pvc-5eed")}) {
+			t.Errorf("%s: made %+v", how, c.volumes.created)
+		}
+	}
+}
+
+// Each row of the page's table is tried.
+func TestClonesThatAreRefused(t *testing.T) {
+	cases := map[string]struct {
+		change func(*cloning)
+		absent func(*cloning) runtime.Object
+		want   string // in the error
+	}{
+		"does not exist":          {nil, func(c *cloning) runtime.Object { return c.from }, `claim "database" of namespace team does not exist`},
+		"is of another namespace": {func(c *cloning) { c.from.Namespace = "other" }, nil, "does not exist"},
+		"is being deleted":        {func(c *cloning) { beingDeleted(c.from) }, nil, "is being deleted"},
+		"is not bound yet":        {func(c *cloning) { c.from.Spec.VolumeName, c.from.Status.Phase = "", v1.ClaimPending }, nil, "is not bound to a volume yet"},
+		"is bound to a PersistentVolume that is another claim's": {func(c *cloning) { c.pv.Spec.ClaimRef.UID = "other" }, nil, "is not the one that PersistentVolume pvc-5eed is bound to"},
+		"has a volume that Berth did not make":                   {func(c *cloning) { c.pv.Annotations = nil }, nil, "in no pool of this Berth"},
+		"has its volume in another pool than the class of this one": {func(c *cloning) {
+			other, _ := newZFSPool("other")
+			other.Classes, c.pool.Classes = []string{"berth"}, []string{"archive"}
+			c.others = []*Pool{other}
+		}, nil, `claim "database" has its volume in pool zfs, and this claim's class makes volumes in [other]`},
+		"has its volume in a pool that cannot clone": {func(c *cloning) {
+			c.pool.ZFS = nil
+			c.volumes.fail = fmt.Errorf("%w: pool zfs cannot clone volumes", volume.ErrUnsupported)
+		}, nil, "pool zfs cannot clone volumes"},
+		"has more bytes than this one asks for, and is its `dataSource`": {func(c *cloning) {
+			c.asDataSource()
+			c.pv.Spec.Capacity[v1.ResourceStorage] = resource.MustParse("2Gi")
+		}, nil, "a copy cannot be smaller"},
+		"has more bytes than this one asks for, and is its `clone-from`": {func(c *cloning) {
+			c.pv.Spec.Capacity[v1.ResourceStorage] = resource.MustParse("2Gi")
+		}, nil, ""},
+	}
+	for _, row := range docsTable(t, "zfs.md", "| the other claim | answer |") {
+		test, found := cases[row[0]+strings.Repeat("`", strings.Count(row[0], "`")%2)]
+		if !found {
+			t.Errorf("the row %v is not tested", row)
+			continue
+		}
+		c := newCloning()
+		if test.change != nil {
+			test.change(c)
+		}
+		var absent []runtime.Object
+		if test.absent != nil {
+			absent = append(absent, test.absent(c))
+		}
+		state, err := c.provision(t, absent...)
+		answer := "copied"
+		switch {
+		case errors.Is(err, volume.ErrBusy) && state == controller.ProvisioningNoChange:
+			answer = "waits"
+		case err != nil && state == controller.ProvisioningFinished:
+			answer = "refused"
+		case err != nil:
+			answer = string(state)
+		}
+		if answer != row[1] || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %s, error %v; want %s with %q", row[0], answer, err, row[1], test.want)
+		}
+		for _, s := range c.volumes.created {
+			if s.From == nil {
+				t.Errorf("%s: an empty volume was asked for", row[0])
+			}
+		}
+	}
+}
+
+func TestSourcesThatCannotBeHad(t *testing.T) {
+	for name, change := range map[string]func(*v1.PersistentVolumeClaim){
+		`dataSource VolumeSnapshot "monday" cannot be copied`: func(c *v1.PersistentVolumeClaim) {
+			c.Spec.DataSource = &v1.TypedLocalObjectReference{APIGroup: new("snapshot.storage.k8s.io"), Kind: "VolumeSnapshot", Name: "monday"}
+		},
+		`dataSource PersistentVolumeClaim "x" cannot be copied`: func(c *v1.PersistentVolumeClaim) {
+			c.Spec.DataSource = &v1.TypedLocalObjectReference{APIGroup: new("example.com"), Kind: "PersistentVolumeClaim", Name: "x"}
+		},
+		`dataSourceRef Backup "x" cannot be copied`: func(c *v1.PersistentVolumeClaim) {
+			c.Spec.DataSourceRef = &v1.TypedObjectReference{Kind: "Backup", Name: "x"}
+		},
+		`dataSourceRef PersistentVolumeClaim "y" cannot be copied`: func(c *v1.PersistentVolumeClaim) {
+			c.Spec.DataSourceRef = &v1.TypedObjectReference{Kind: "PersistentVolumeClaim", Name: "y", Namespace: new("other")}
+		},
+		"name different claims": func(c *v1.PersistentVolumeClaim) {
+			c.Annotations = annotated("berth.storage/clone-from", "a").Annotations
+			c.Spec.DataSource = &v1.TypedLocalObjectReference{Kind: "PersistentVolumeClaim", Name: "b"}
+		},
+		"either a copy or restored": func(c *v1.PersistentVolumeClaim) {
+			c.Annotations = annotated("berth.storage/clone-from", "a", AnnotationRestoreFrom, "pvc-old").Annotations
+		},
+		`"" is not another claim`: func(c *v1.PersistentVolumeClaim) {
+			c.Annotations = annotated("berth.storage/clone-from", "").Annotations
+		},
+		`"data" is not another claim`: func(c *v1.PersistentVolumeClaim) {
+			c.Annotations = annotated("berth.storage/clone-from", "data").Annotations
+		},
+	} {
+		pool, volumes := newZFSPool("zfs")
+		claim := newClaim()
+		change(claim)
+		_, state, err := newProvisioner(newClient(claim), pool).Provision(t.Context(), options(claim, newClass()))
+		if err == nil || state != controller.ProvisioningFinished || !strings.Contains(err.Error(), name) || len(volumes.created) > 0 {
+			t.Errorf("%s: got state %s, error %v, made %v", name, state, err, volumes.created)
+		}
+	}
+}
+
+// Whoever cannot be asked has not said that there is none.
+func TestClonesWhileTheAPIServerIsAway(t *testing.T) {
+	for _, resource := range []string{"persistentvolumeclaims", "persistentvolumes"} {
+		c := newCloning()
+		client := newClient(c.copy, c.from, c.pv)
+		failing(client, "get", resource)
+		_, state, err := newProvisioner(client, c.pool).Provision(t.Context(), options(c.copy, newClass()))
+		if !errors.Is(err, volume.ErrUnknown) || state == controller.ProvisioningFinished || len(c.volumes.created) > 0 {
+			t.Errorf("without %s: got state %s, error %v, made %v", resource, state, err, c.volumes.created)
+		}
+	}
+}
+
+// A run was cut off after the clone was made; meanwhile its source was deleted.
+func TestACloneThatWasBegunIsFinished(t *testing.T) {
+	c := newCloning()
+	c.volumes.begun = map[string]volume.Volume{volumeName: {Name: parseName(t, volumeName), ClonedFrom: parseName(t, "pvc-5eed")}}
+	if _, err := c.provision(t, c.from); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.volumes.created[0].From; got == nil || got.Volume.String() != "pvc-5eed" {
+		t.Errorf("asked for %+v", got)
+	}
+}
+
+// The source's volume is on the node of another instance: only that one can clone it.
+func TestACloneIsMadeByTheInstanceOfItsSource(t *testing.T) {
+	for _, acts := range []bool{true, false} {
+		c := newCloning()
+		c.pv.Annotations[annInstance] = "other"
+		ownedBy("zfs-instance")(c.copy)
+		client := newClient(c.copy, c.from, c.pv)
+		p := newProvisioner(client, c.pool)
+		if acts {
+			p.taker.instances.see(leaseOf(t, instance{id: "zfs-instance", room: map[string]room{"zfs": {1, 1}}}, provisioned, "host", time.Now()))
+			p.taker.instances.see(leaseOf(t, instance{id: "other", room: map[string]room{"zfs": {1, 1}}}, provisioned, "host", time.Now()))
+		}
+		_, _, err := p.Provision(t.Context(), options(c.copy, newClass()))
+		want, owned := volume.ErrInvalid, "zfs-instance"
+		if acts {
+			want, owned = volume.ErrBusy, "other"
+		}
+		if !errors.Is(err, want) || owner(t, client) != owned || len(c.volumes.created) > 0 {
+			t.Errorf("the other acts: %t: got error %v, the claim is %q's, made %v", acts, err, owner(t, client), c.volumes.created)
+		}
+	}
+}
