@@ -3,8 +3,8 @@
 set -eu
 
 packages="nfs-ganesha nfs-ganesha-vfs dbus rpcbind nfs-common libnfs-utils btrfs-progs e2fsprogs xfsprogs
-user-mode-linux debootstrap iproute2 kmod buildah runc systemd"
-programs="ganesha.nfsd dbus-daemon rpcbind rpc.statd nfs-cat mkfs.btrfs mkfs.ext4 mkfs.xfs linux.uml debootstrap ip depmod buildah runc systemd-analyze"
+user-mode-linux debootstrap iproute2 kmod buildah runc systemd zfs-fuse"
+programs="ganesha.nfsd dbus-daemon rpcbind rpc.statd nfs-cat mkfs.btrfs mkfs.ext4 mkfs.xfs linux.uml debootstrap ip depmod buildah runc systemd-analyze zfs-fuse"
 PATH=$PATH:/usr/sbin:/sbin # not in everyone's PATH, even root's
 
 fail() {
@@ -40,6 +40,7 @@ Install them as root: sudo make setup"
 services=""
 installed rpcbind || services="rpcbind.service rpcbind.socket"
 installed nfs-common || services="$services nfs-client.target"
+installed zfs-fuse || services="$services zfs-fuse.service"
 installed nfs-ganesha || services="$services nfs-ganesha.service nfs-ganesha-lock.service"
 
 policy=/usr/sbin/policy-rc.d
@@ -64,7 +65,8 @@ echo "setup: installing$missing"
 # A failed update alone is no reason to stop: the lists that are there may do.
 apt update || true
 # shellcheck disable=SC2086 # a list of words
-if ! apt install --no-install-recommends $missing; then
+# Nothing that is here may go for it: zfs-fuse does not get on with another ZFS.
+if ! apt install --no-install-recommends --no-remove $missing; then
 	tail -n 10 "$log" >&2
 	fail "apt-get could not install$missing (the end of its output is above).
 If this machine is offline, install them by other means and run make setup again."

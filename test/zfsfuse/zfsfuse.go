@@ -1,0 +1,132 @@
+// Package zfsfuse runs zfs-fuse, ZFS as an ordinary program, for tests that want real
+// datasets on any host. zfs(8) and its daemon meet at a fixed place: so each process of tests has
+// its own, in a mount namespace of its own (harness.OwnMounts).
+package zfsfuse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/berth-storage/berth/test/tied"
+)
+
+// started is how long zfs-fuse may take to answer.
+const started = time.Minute
+
+// Daemon is a zfs-fuse of this process alone.
+type Daemon struct {
+	process *tied.Process
+	folder  string
+	mounted []string // by Start
+	pools   []string
+}
+
+// Start starts a zfs-fuse, whose pools lie in folder. It needs root and a mount namespace
+// of this process's own.
+func Start(folder string) (d *Daemon, err error) {
+	d = &Daemon{folder: folder}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.Stop())
+		}
+	}()
+	for _, place := range []string{"/run/zfs", "/run/lock/zfs", "/var/lib/zfs"} { // its socket, its lock, and which pools there are
+		if err := os.MkdirAll(place, 0o755); err != nil {
+			return d, err
+		}
+		if err := syscall.Mount("tmpfs", place, "tmpfs", 0, "mode=0755"); err != nil {
+			return d, fmt.Errorf("mounting %s: %w", place, err)
+		}
+		d.mounted = append(d.mounted, place)
+	}
+	program, err := exec.LookPath("zfs-fuse")
+	if err != nil {
+		return d, fmt.Errorf("%w: make setup installs it", err)
+	}
+	log, err := os.Create(filepath.Join(folder, "zfs-fuse.log"))
+	if err != nil {
+		return d, err
+	}
+	defer log.Close()
+	cmd := exec.Command(program, "--no-daemon", "--pidfile", filepath.Join(folder, "zfs-fuse.pid"))
+	cmd.Stdout, cmd.Stderr = log, log
+	if d.process, err = tied.Start(cmd); err != nil {
+		return d, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), started)
+	defer cancel()
+	for {
+		_, err := Run("zpool", "list")
+		if err == nil {
+			return d, nil
+		}
+		select {
+		case <-d.process.Done():
+			return d, fmt.Errorf("zfs-fuse ended: %w", d.process.Wait(ctx))
+		case <-ctx.Done():
+			return d, err
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// Create makes a pool on a sparse file, and says where it is mounted.
+func (d *Daemon) Create(pool string, size int64) (mountpoint string, err error) {
+	disk := filepath.Join(d.folder, pool+".disk")
+	f, err := os.Create(disk)
+	if err == nil {
+		err = errors.Join(f.Truncate(size), f.Close())
+	}
+	if err != nil {
+		return "", err
+	}
+	mountpoint = filepath.Join(d.folder, pool)
+	if _, err := Run("zpool", "create", "-m", mountpoint, pool, disk); err != nil {
+		return "", err
+	}
+	d.pools = append(d.pools, pool)
+	return mountpoint, nil
+}
+
+// Run runs zfs or zpool and gives what it printed.
+func Run(program string, args ...string) (string, error) {
+	out, err := exec.Command(program, args...).CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%s %s: %w: %s", program, strings.Join(args, " "), err, out)
+	}
+	return string(out), err
+}
+
+// destroy destroys a pool, which is busy for a moment after it was used.
+func destroy(pool string) error {
+	until := time.Now().Add(started)
+	for {
+		_, err := Run("zpool", "destroy", "-f", pool)
+		if err == nil || !strings.Contains(err.Error(), "busy") || time.Now().After(until) {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// Stop destroys the pools and ends zfs-fuse.
+func (d *Daemon) Stop() error {
+	var failed []error
+	for _, pool := range d.pools {
+		failed = append(failed, destroy(pool))
+	}
+	if d.process != nil {
+		d.process.Kill() // it holds nothing any more, and has nothing to say at its end
+	}
+	for _, place := range d.mounted {
+		failed = append(failed, syscall.Unmount(place, syscall.MNT_DETACH))
+	}
+	return errors.Join(failed...)
+}
