@@ -3,15 +3,79 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"strings"
 
+	"github.com/berth-storage/berth/internal/backend/dir"
+	"github.com/berth-storage/berth/internal/backend/zfs"
 	"github.com/berth-storage/berth/internal/config"
+	"github.com/berth-storage/berth/internal/export"
+	"github.com/berth-storage/berth/internal/export/fixed"
+	"github.com/berth-storage/berth/internal/run"
 )
 
-func (a *app) openDatasets(context.Context, config.Pool) (*pool, error) {
-	return nil, errors.New("zfs pools cannot be opened yet")
+// openDatasets opens a pool of datasets on this host.
+func (a *app) openDatasets(ctx context.Context, c config.Pool) (*pool, error) {
+	o := a.datasetOptions(c, run.Here{})
+	if a.config.Standby {
+		o.Wait = func() { a.standBy(c.Name, c.ZFS.Dataset, "") }
+	}
+	b, err := zfs.Open(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if c.Exporter == config.ExporterGanesha {
+		if err := dir.CheckFileHandles(b.Root()); err != nil {
+			return nil, errors.Join(err, b.Close())
+		}
+	}
+	a.tellAsBefore(c)
+	return &pool{config: c, root: b.Root(), backend: b, shares: sharer(b)}, nil
 }
 
-func (a *app) serveRemoteDatasets(ctx context.Context, p *remotePool) {
-	a.remoteChanged(p, errors.New("zfs pools cannot be opened yet"))
-	<-ctx.Done()
+func (a *app) datasetOptions(c config.Pool, r zfs.Runner) zfs.Options {
+	z := c.ZFS
+	return zfs.Options{
+		Dataset: z.Dataset, Runner: r, Local: z.SSH == nil, Share: z.ShareOptions, Sizing: z.Sizing,
+		Properties: z.Properties, OnClones: zfs.OnClones(z.OnClones), Log: a.log.With("component", "zfs", "pool", c.Name),
+	}
+}
+
+// sharer is what exports the volumes of b: ZFS itself, or nobody that Berth has to do with.
+func sharer(b *zfs.Backend) export.Server {
+	if s := b.Sharer(); s != nil {
+		return s
+	}
+	return fixed.Server{}
+}
+
+// tellAsBefore has the metrics of kubernetes-zfs-provisioner go on in a pool that takes over from it.
+func (a *app) tellAsBefore(c config.Pool) {
+	if c.Adopt == config.AdoptZFSProvisioner {
+		server := c.ZFS.Server
+		if server == "" {
+			server = a.config.Server.Hostname
+		}
+		a.metrics.Datasets(c.Name, c.ZFS.Dataset, server)
+	}
+}
+
+// sshOptions reads the secrets that are in files.
+func sshOptions(s *config.SSH) (run.SSHOptions, error) {
+	o := run.SSHOptions{
+		Host: strings.Trim(s.Host, "[]"), Port: s.Port, User: s.User, KeyFile: s.KeyFile, Key: []byte(s.Key),
+		Passphrase: s.Passphrase, Password: s.Password, KnownHosts: s.KnownHosts, BecomeRoot: s.BecomeRoot,
+	}
+	for file, secret := range map[string]*string{s.PassphraseFile: &o.Passphrase, s.PasswordFile: &o.Password} {
+		if file == "" {
+			continue
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return o, fmt.Errorf("a secret for %s: %w", s.Host, err)
+		}
+		*secret = strings.TrimRight(string(text), "\r\n")
+	}
+	return o, nil
 }
