@@ -104,8 +104,8 @@ func Run(program string, args ...string) (string, error) {
 	return string(out), err
 }
 
-// destroy destroys a pool, which is busy for a moment after it was used.
-func destroy(pool string) error {
+// destroyPool destroys a pool, which is busy for a moment after it was used.
+func destroyPool(pool string) error {
 	until := time.Now().Add(started)
 	for {
 		_, err := Run("zpool", "destroy", "-f", pool)
@@ -120,7 +120,7 @@ func destroy(pool string) error {
 func (d *Daemon) Stop() error {
 	var failed []error
 	for _, pool := range d.pools {
-		failed = append(failed, destroy(pool))
+		failed = append(failed, destroyPool(pool))
 	}
 	if d.process != nil {
 		d.process.Kill() // it holds nothing any more, and has nothing to say at its end
