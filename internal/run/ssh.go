@@ -204,7 +204,7 @@ func (h *SSH) run(ctx context.Context, c *call) ([]byte, error) {
 	case err == nil:
 		return stdout.Bytes(), nil
 	case ended && exit.Signal() == "" && exit.ExitStatus() < firstSignal:
-		return nil, &ExitError{Program: c.program, Status: exit.ExitStatus(), Stderr: strings.TrimSpace(stderr.String())}
+		return nil, &ExitError{Program: c.program, Status: exit.ExitStatus(), Stderr: strings.TrimSpace(stderr.String()), Stdout: stdout.Bytes()}
 	default:
 		return nil, c.unknown(err)
 	}

@@ -171,9 +171,9 @@ func (s *stack) createAndDelete(ctx context.Context) (float64, error) {
 // nowhere is a server for volumes that nobody reaches yet.
 type nowhere struct{}
 
-func (nowhere) Sync(context.Context, []export.Export) error  { return nil }
-func (nowhere) Publish(context.Context, export.Export) error { return nil }
-func (nowhere) Withdraw(context.Context, export.Export) error    { return nil }
+func (nowhere) Sync(context.Context, []export.Export) error   { return nil }
+func (nowhere) Publish(context.Context, export.Export) error  { return nil }
+func (nowhere) Withdraw(context.Context, export.Export) error { return nil }
 
 // fill makes n volumes in a new pool, as Berth would, and returns its root. They
 // are exported when the pool is opened by a Berth that has a server.

@@ -21,14 +21,15 @@ var (
 	saysTooSmall = []string{"size is less than current used or reserved space"}
 	saysHolds    = []string{"filesystem has children", "has dependent clones", "volume has children"}
 	// The dataset is there, but it is not mounted or not shared.
-	saysCreated = []string{"filesystem successfully created"}
-	saysMounted = []string{"filesystem already mounted"}
-	saysShared  = []string{"filesystem already shared"}
-	saysInvalid = []string{"invalid property", "must be one of", "bad property", "property value too long", "is readonly", "must be a power of"}
+	saysCreated   = []string{"filesystem successfully created"}
+	saysMounted   = []string{"filesystem already mounted"}
+	saysUnmounted = []string{"not currently mounted"}
+	saysShared    = []string{"filesystem already shared"}
+	saysInvalid   = []string{"invalid property", "must be one of", "bad property", "property value too long", "is readonly", "must be a power of"}
 )
 
-// zfs runs zfs(8). Its error is a *run.ExitError if zfs said no; any other is
-// volume.ErrUnknown.
+// zfs runs zfs(8). Its error is a *run.ExitError if zfs said no, volume.ErrBusy if it was
+// not run at all; any other is volume.ErrUnknown, or that of ctx.
 func (b *Backend) zfs(ctx context.Context, args ...string) ([]byte, error) {
 	return b.run(ctx, append([]string{"zfs"}, args...)...)
 }
@@ -38,10 +39,15 @@ func (b *Backend) run(ctx context.Context, argv ...string) ([]byte, error) {
 		return nil, context.Cause(ctx) // nothing was begun
 	}
 	out, err := b.o.Runner.Output(ctx, argv)
-	if _, refused := errors.AsType[*run.ExitError](err); err != nil && !refused {
+	_, refused := errors.AsType[*run.ExitError](err)
+	switch {
+	case err == nil, refused:
+		return out, err
+	case errors.Is(err, run.ErrNotStarted):
+		return nil, fmt.Errorf("%w: %w", volume.ErrBusy, err)
+	default:
 		return nil, fmt.Errorf("%w: %w", volume.ErrUnknown, err)
 	}
-	return out, err
 }
 
 // said says whether err is a refusal in one of these words.

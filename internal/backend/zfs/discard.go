@@ -49,7 +49,7 @@ func (b *Backend) Discard(ctx context.Context, n volume.Name) error {
 		return nil
 	}
 	aside := b.private() + "/" + n.String()
-	err = b.patiently(ctx, "rename", d.name, aside)
+	err = b.rename(ctx, d.name, aside)
 	b.forget(d.name)
 	switch {
 	case err == nil:
@@ -64,6 +64,20 @@ func (b *Backend) Discard(ctx context.Context, n volume.Name) error {
 	default:
 		return b.refused("discarding", v, err)
 	}
+}
+
+// rename renames a dataset to where it is not mounted. If that fails zfs mounts it again, so
+// that what is busy would stay so: then it is unmounted first. A crash after that
+// leaves a volume that Mount mounts again, at the next start.
+func (b *Backend) rename(ctx context.Context, name, to string) error {
+	_, err := b.zfs(ctx, "rename", name, to)
+	if !said(err, saysBusy) {
+		return err
+	}
+	if err := b.patiently(ctx, "unmount", name); err != nil && !said(err, saysUnmounted) {
+		return err
+	}
+	return b.patiently(ctx, "rename", name, to)
 }
 
 // Purge implements volume.Backend. No dataset is destroyed together with others: what

@@ -25,8 +25,8 @@ func (e *LockedError) Error() string {
 const lockPoll = 500 * time.Millisecond
 
 // Open opens the pool below o.Dataset; at any time one process works on it. A local pool
-// that another one has open is a *LockedError. An error that is volume.ErrUnknown says
-// that the host of the pool did not answer; any other, what is wrong there.
+// that another one has open is a *LockedError. An error that is volume.ErrUnknown or ErrBusy
+// says that the host of the pool did not answer; any other, what is wrong there.
 func Open(ctx context.Context, o Options) (_ *Backend, err error) {
 	b, err := look(ctx, o)
 	if err != nil {

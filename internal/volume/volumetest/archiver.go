@@ -104,6 +104,10 @@ func wantMark(t *testing.T, v volume.Volume, name string) {
 }
 
 func nestedPaths(t *testing.T, b volume.Backend) {
+	if _, err := b.Create(t.Context(), SpecAt(t, "a", "ns/a")); errors.Is(err, volume.ErrUnsupported) {
+		wantNames(t, b)
+		return
+	}
 	for _, path := range []string{"ns/a", "ns/deep/er/b", "c"} {
 		create(t, b, SpecAt(t, filepath.Base(path), path))
 	}

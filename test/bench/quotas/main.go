@@ -102,6 +102,6 @@ func create(ctx context.Context, m *volume.Manager, i int, took *[]float64) erro
 // nowhere is a server that exports nothing.
 type nowhere struct{}
 
-func (nowhere) Sync(context.Context, []export.Export) error  { return nil }
-func (nowhere) Publish(context.Context, export.Export) error { return nil }
-func (nowhere) Withdraw(context.Context, export.Export) error    { return nil }
+func (nowhere) Sync(context.Context, []export.Export) error   { return nil }
+func (nowhere) Publish(context.Context, export.Export) error  { return nil }
+func (nowhere) Withdraw(context.Context, export.Export) error { return nil }
