@@ -32,11 +32,16 @@ const DefaultRunDir = "/run/berth"
 
 func runDir(c config.Config) string { return cmp.Or(c.Ganesha.RunDir, DefaultRunDir) }
 
-// controlSocket is that of the pool with an identity, which may be of any length and have
-// anything in it: the name is short, as a socket's path has to be.
+// controlSocket is that of the pool with an identity.
 func controlSocket(runDir, identity string) string {
+	return filepath.Join(runDir, "control", shortName(identity)+".sock")
+}
+
+// shortName stands for a pool in the paths of sockets, which have to be short. Its identity
+// may have been written by hand: of any length, with anything in it.
+func shortName(identity string) string {
 	sum := sha256.Sum256([]byte(identity))
-	return filepath.Join(runDir, "control", hex.EncodeToString(sum[:4])+".sock")
+	return hex.EncodeToString(sum[:4])
 }
 
 // serveControl serves commands for a pool until ctx ends. Without it all else works.

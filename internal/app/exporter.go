@@ -118,9 +118,8 @@ func (a *app) setupGanesha(pools []*pool) error {
 		}
 		s, err = ganesha.New(ganesha.Options{
 			Listen: g.Listen, Port: g.Port, NFSv3: g.NFSv3, GracePeriod: time.Duration(g.GracePeriod), DeviceFSIDs: deviceFSIDs,
-			// A folder of its own in it, because that one is emptied. The name is short,
-			// as a socket's path has to be.
-			StateDir: g.StateDir, RunDir: filepath.Join(runDir(a.config), first.backend.Identity()[:8]),
+			// A folder of its own in it, because that one is emptied.
+			StateDir: g.StateDir, RunDir: filepath.Join(runDir(a.config), shortName(first.backend.Identity())),
 			Log: log, Restarted: a.metrics.ServerRestarted,
 		})
 	}
