@@ -139,6 +139,9 @@ func (b *Backend) plan(ctx context.Context, s volume.Spec) (volume.Volume, error
 	if err != nil {
 		return v, fmt.Errorf("volume %s: %w", v.Name, err)
 	}
+	if err := b.outsideOfPools(v); err != nil {
+		return v, err
+	}
 	foreign := fmt.Errorf("%w: volume %s: %s exists and no record names it; move it away", volume.ErrForeign, v.Name, v.Dir)
 	switch {
 	case s.From != nil:
@@ -158,7 +161,11 @@ func (b *Backend) plan(ctx context.Context, s volume.Spec) (volume.Volume, error
 			return v, fmt.Errorf("volume %s: %w", v.Name, err)
 		}
 		v.TookOver = true
-		return v, d.Close()
+		isPool, err := existsIn(d, Private)
+		if err := errors.Join(err, d.Close()); err != nil || !isPool {
+			return v, err
+		}
+		return v, anotherPool(v, v.Dir)
 	}
 	return v, nil
 }

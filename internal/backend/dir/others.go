@@ -215,3 +215,22 @@ func readOther(root *os.Root, folder, file string) (volume.Volume, error) {
 	}
 	return parseRecord(folder, n, text)
 }
+
+// outsideOfPools refuses a path in the root of another pool: one whose share begins further
+// down in the tree of the same server, so that its records are not where ours are.
+func (b *Backend) outsideOfPools(v volume.Volume) error {
+	for folder := path.Dir(v.Path.String()); folder != "."; folder = path.Dir(folder) {
+		isPool, err := b.exists(path.Join(folder, Private))
+		if err != nil {
+			return fmt.Errorf("volume %s: %w", v.Name, err)
+		}
+		if isPool {
+			return anotherPool(v, path.Join(b.path, folder))
+		}
+	}
+	return nil
+}
+
+func anotherPool(v volume.Volume, root string) error {
+	return fmt.Errorf("%w: volume %s: %s is the root of another pool (it has %s in it): choose another path", volume.ErrForeign, v.Name, root, Private)
+}

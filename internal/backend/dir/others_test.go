@@ -165,3 +165,32 @@ func TestABegunVolumeGivesUp(t *testing.T) {
 		t.Errorf("left is %s", got)
 	}
 }
+
+// A share that begins further down in the tree of the same server is a pool of its own, of
+// whose volumes no record is here.
+func TestNothingIsDoneInTheRootOfAnotherPool(t *testing.T) {
+	root := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(root, "vol/inner"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	inner := openWith(t, filepath.Join(root, "vol/inner"), dir.Options{Cluster: "west"})
+	theirs := createAt(t, inner, "pvc-1", "ns/a")
+	mark(t, theirs)
+	outer := openWith(t, root, dir.Options{Cluster: "east"})
+	for _, path := range []string{"vol/inner", "vol/inner/ns/a", "vol/inner/ns/b", "vol/inner/new"} {
+		for _, policy := range []volume.Existing{volume.ExistingRefuse, volume.ExistingReuse, volume.ExistingShare} {
+			s := volumetest.SpecAt(t, "pvc-2", path)
+			s.Existing = policy
+			_, err := outer.Create(t.Context(), s)
+			if !errors.Is(err, volume.ErrForeign) {
+				t.Errorf("%s with %s: got error %v, want %v", path, policy, err, volume.ErrForeign)
+			}
+			if _, err := outer.Get(t.Context(), s.Name); !errors.Is(err, volume.ErrNotFound) {
+				t.Errorf("%s with %s: of its record: got error %v", path, policy, err)
+			}
+		}
+	}
+	wantContent(t, theirs.Dir, "pvc-1")
+	gone(t, filepath.Join(root, "vol/inner/ns/b"), filepath.Join(root, "vol/inner/new"))
+	createAt(t, outer, "pvc-3", "vol/beside")
+}
