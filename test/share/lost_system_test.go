@@ -102,3 +102,32 @@ func TestALockThatTheServerGaveAway(t *testing.T) {
 		})
 	}
 }
+
+// A host that was cut off, when another one worked on the share meanwhile and has ended:
+// nobody holds the lock, but what this host knows of the share is no longer so.
+func TestALockThatWasAnothersMeanwhile(t *testing.T) {
+	s := startKernel(t, "no_root_squash")
+	servers := hosts(t)
+	for _, mount := range []string{"vers=4.0", "vers=4.2,hard"} {
+		t.Run(mount, func(t *testing.T) {
+			path := s.newShare(t)
+			a := startWorker(t, "h1", task{Server: servers[0], Path: path, Root: vm.NewFolder(t) + "/mounted", MountOptions: strings.Split(mount, ",")})
+			first := a.await(t, "serving ")
+			b := startWorker(t, "h2", task{Server: servers[1], Path: path, Root: vm.NewFolder(t) + "/mounted", Standby: true, MountOptions: strings.Split(mount, ",")})
+			b.await(t, "standing by: process ")
+			sh(t, `iptables-legacy -I INPUT -i h1 -j DROP`)
+			a.await(t, "away: ")
+			b.await(t, "serving ")
+			b.do(t, "create one")
+			b.stop(t)
+			sh(t, `iptables-legacy -D INPUT -i h1 -j DROP`)
+			a.await(t, "away: the share "+servers[0]+":"+path+" has to be opened anew")
+			if again := a.await(t, "serving "); again != first {
+				t.Errorf("the pool was %s, is %s", first, again)
+			}
+			a.do(t, "delete one")
+			a.await(t, "purged")
+			a.stop(t)
+		})
+	}
+}

@@ -52,7 +52,7 @@ func (b *Backend) checkHolder() error {
 		return fmt.Errorf("%w: the lock of %s was removed", ErrLost, b.path)
 	case err != nil:
 		return fmt.Errorf("reading the lock of %s: %w", b.path, err)
-	case !bytes.Equal(text, b.holder):
+	case b.holder != nil && !bytes.Equal(text, b.holder):
 		return fmt.Errorf("%w: %s was meanwhile in use by %s", ErrLost, b.path, parseHolder(text))
 	}
 	return nil

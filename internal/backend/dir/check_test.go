@@ -27,6 +27,26 @@ func TestCheckNoticesARootThatWasRemoved(t *testing.T) {
 	}
 }
 
+// Where hosts do not see each other's locks, one that opens the pool too must not put the
+// first one out: they would go on like that in turns.
+func TestCheckWhereLocksAreLocal(t *testing.T) {
+	root := t.TempDir()
+	p := openWith(t, root, dir.Options{LocalLocks: true})
+	lock := filepath.Join(root, dir.Private, "lock")
+	if err := os.WriteFile(lock, []byte(`{"pid":7,"host":"other"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Check(); err != nil {
+		t.Errorf("another host has it open: %v", err)
+	}
+	if err := os.Remove(lock); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Check(); !errors.Is(err, dir.ErrLost) {
+		t.Errorf("the lock was removed: got error %v, want %v", err, dir.ErrLost)
+	}
+}
+
 func TestCheckNoticesThatTheLockWasSomebodyElses(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(lock string) error

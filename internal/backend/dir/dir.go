@@ -53,7 +53,7 @@ type Backend struct {
 	folder   string // Private, or the one cluster's part of it
 	beside   bool   // see Options.ArchiveBeside
 	lock     *os.File
-	holder   []byte // what is written in it
+	holder   []byte // what is written in it; nil if others may write there too
 	// All stay open, so that a file system unmounted underneath or a renamed
 	// root is not taken for an empty pool.
 	root    *os.Root

@@ -28,6 +28,9 @@ type Options struct {
 	// Ours, if not nil, says whether a volume of that name is this cluster's. If Cluster has
 	// no part yet, and one of the volumes in the part Unnamed is, that becomes Cluster's.
 	Ours func(volume.Name) bool
+	// LocalLocks: locks on the root are this host's alone. A process on another host may have
+	// the same one then, and be at work at the same time.
+	LocalLocks bool
 	// ArchiveBeside: archives lie among the volumes, as archived-<path>, as far as that
 	// place is free.
 	ArchiveBeside bool
@@ -86,8 +89,10 @@ func Open(ctx context.Context, root string, o Options) (_ *Backend, err error) {
 	if b.lock, err = acquire(ctx, b.private, root, o.Wait); err != nil {
 		return nil, err
 	}
-	if b.holder, err = b.private.ReadFile(lockFile); err != nil {
-		return nil, fmt.Errorf("pool root %s: lock: %w", root, err)
+	if !o.LocalLocks {
+		if b.holder, err = b.private.ReadFile(lockFile); err != nil {
+			return nil, fmt.Errorf("pool root %s: lock: %w", root, err)
+		}
 	}
 	if b.identity, b.isNew, err = loadIdentity(b.private); err != nil {
 		return nil, err
