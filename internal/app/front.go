@@ -9,6 +9,7 @@ import (
 	"github.com/berth-storage/berth/internal/config"
 	"github.com/berth-storage/berth/internal/export"
 	"github.com/berth-storage/berth/internal/kube"
+	"github.com/berth-storage/berth/internal/nameformat"
 	"github.com/berth-storage/berth/internal/pathpattern"
 	"github.com/berth-storage/berth/internal/volume"
 )
@@ -103,7 +104,8 @@ func frontPool(c config.Pool, volumes kube.Volumes, identity string) (*kube.Pool
 	d := c.Defaults
 	p := &kube.Pool{
 		Volumes: volumes, Instance: identity, Squash: export.SquashNone, OnDelete: d.OnDelete,
-		Owner: volume.Owner{UID: d.UID, GID: d.GID, Mode: uint32(d.Mode)},
+		Owner:   volume.Owner{UID: d.UID, GID: d.GID, Mode: uint32(d.Mode)},
+		Classes: c.Classes, ReclaimPolicy: c.ReclaimPolicy, ZFS: frontZFS(c),
 	}
 	if d.RootSquash {
 		p.Squash = export.SquashRoot
@@ -113,6 +115,13 @@ func frontPool(c config.Pool, volumes kube.Volumes, identity string) (*kube.Pool
 		if p.GIDs, err = volume.ParseGIDRange(c.GIDRange); err != nil {
 			return nil, err
 		}
+	}
+	if c.PVNameFormat != "" {
+		format, err := nameformat.Parse(c.PVNameFormat)
+		if err != nil {
+			return nil, err
+		}
+		p.PVNames = &format
 	}
 	if c.Subdir == nil {
 		return p, nil
@@ -126,6 +135,26 @@ func frontPool(c config.Pool, volumes kube.Volumes, identity string) (*kube.Pool
 		p.Share.Pattern = &pattern
 	}
 	return p, nil
+}
+
+// frontZFS is what the front end knows of a pool of datasets; nil of others.
+func frontZFS(c config.Pool) *kube.ZFS {
+	z := c.ZFS
+	if z == nil {
+		return nil
+	}
+	f := &kube.ZFS{
+		Dataset: z.Dataset, Server: z.Server, Sizing: z.Sizing, Type: kube.VolumeType(z.VolumeType), Node: z.Node,
+		Shares: c.Exporter == config.ExporterZFSShare, LocalOnly: c.Exporter == config.ExporterNone, KeepSnapshots: z.KeepSnapshots, WidenAccessModes: z.WidenAccessModes,
+		ClaimAnnotations: z.ClaimAnnotations,
+	}
+	if z.Server != "" {
+		f.Hosts = append(f.Hosts, z.Server)
+	}
+	if z.SSH != nil {
+		f.Hosts = append(f.Hosts, z.SSH.Host)
+	}
+	return f
 }
 
 // frontOptions are those of the front end for a provisioner name.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/berth-storage/berth/internal/config"
 	"github.com/berth-storage/berth/internal/kube"
 	"github.com/berth-storage/berth/internal/volume"
 )
@@ -102,4 +103,45 @@ func TestAPoolThatIsAwayRefuses(t *testing.T) {
 
 func gonePool(a *app, name, identity string) *kube.Pool {
 	return &kube.Pool{Volumes: a.away(name), Instance: identity}
+}
+
+// What the configuration says of a pool of datasets is what the front end goes by.
+func TestFrontEndOfAPoolOfDatasets(t *testing.T) {
+	c, err := config.Parse([]byte(`pools:
+- name: tank
+  provisioner: x/y
+  classes: [basic]
+  reclaimPolicy: Retain
+  pvNameFormat: "{name}-{tag}"
+  zfs:
+    dataset: tank/k8s
+    sizing: quota
+    ssh: {host: nas, user: u, password: p, knownHosts: /h}
+    server: 10.0.0.7
+    volumeType: auto
+    node: node-1
+    keepSnapshots: true
+    widenAccessModes: true
+    claimAnnotations: [sync]`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := frontPool(c.Pools[0], there{}, "1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &kube.ZFS{
+		Dataset: "tank/k8s", Server: "10.0.0.7", Hosts: []string{"10.0.0.7", "nas"}, Sizing: volume.SizingQuota, Type: kube.VolumeAuto, Node: "node-1",
+		Shares: true, KeepSnapshots: true, WidenAccessModes: true, ClaimAnnotations: []string{"sync"},
+	}
+	if diff := cmp.Diff(want, p.ZFS); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if p.PVNames == nil || p.ReclaimPolicy != "Retain" || !cmp.Equal(p.Classes, []string{"basic"}) {
+		t.Errorf("got %+v", p)
+	}
+	c.Pools[0].Exporter = config.ExporterNone
+	if z := frontZFS(c.Pools[0]); !z.LocalOnly || z.Shares {
+		t.Errorf("without an exporter: %+v", z)
+	}
 }

@@ -45,6 +45,7 @@ type Pool struct {
 	GIDRange    string   `json:"gidRange"`   // for classes with gid: auto; see volume.ParseGIDRange
 	// ReclaimPolicy of PersistentVolumes, Delete or Retain; "": the class's.
 	ReclaimPolicy string   `json:"reclaimPolicy"`
+	PVNameFormat  string   `json:"pvNameFormat"` // see package nameformat; "": pvc-<uid of the claim>
 	Defaults      Defaults `json:"defaults"`
 	Archives      Archives `json:"archives"`
 	Static        []Static `json:"static"`

@@ -204,7 +204,7 @@ func (p Pool) validate(before []Pool) error {
 	case p.ZFS != nil:
 		validate, adoptable = p.validateZFS, []string{AdoptZFSProvisioner, AdoptPVManager}
 	}
-	if err := errors.Join(validate(), p.validatePolicy()); err != nil {
+	if err := errors.Join(validate(), p.validatePolicy(), p.checkNames()); err != nil {
 		return err
 	}
 	if p.Adopt != "" && !slices.Contains(adoptable, p.Adopt) {

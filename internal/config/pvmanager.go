@@ -181,6 +181,10 @@ func (s pvManagerStorage) pool(from pvManagerProvider) (p Pool, notes []string, 
 			Dataset: strings.TrimRight(cfg.ZFS.RootPath, "/"), Server: cfg.NFS.Hostname, ShareOptions: ShareInherit, ClaimAnnotations: s.allowed(from),
 		},
 	}
+	if p.PVNameFormat = from.PVNameFormat; p.checkNames() != nil {
+		notes = append(notes, fmt.Sprintf("PersistentVolumes are called pvc-<uid of the claim>: with pvNameFormat, %v.", p.checkNames()))
+		p.PVNameFormat = ""
+	}
 	if p.ReclaimPolicy, err = from.reclaimPolicy(); err != nil {
 		return p, nil, err
 	}

@@ -96,8 +96,12 @@ func TestConvertPVManagerValues(t *testing.T) {
 		"bare mode":       {[]string{"rootPath:", "unixMode: 0777 # for all\n        rootPath:"}, func(p *config.Pool) { p.Defaults.Mode = 0o777 }},
 		"quoted mode":     {[]string{"rootPath:", "unixMode: \"775\"\n        rootPath:"}, func(p *config.Pool) { p.Defaults.Mode = 0o775 }},
 		"retain":          {[]string{"managementProvider:", "reclaimPolicy: Retain\n    managementProvider:"}, func(p *config.Pool) { p.ReclaimPolicy = "Retain" }},
-		"class with dots": {[]string{"storageClass: basic", "storageClass: fast.example"}, func(p *config.Pool) { p.Name, p.Classes = "fast-example", []string{"fast.example"} }},
-		"nothing blocked": {[]string{"defaultStorageClass: basic", "blockedAnnotations: []"}, func(p *config.Pool) { p.ZFS.ClaimAnnotations = zfsproperty.Annotations() }},
+		"names": {[]string{"managementProvider:", "pvNameFormat: \"{pvmanager.wimsey.us/pvc-name}-{PVMANAGER-PV-TAG}\"\n    managementProvider:"}, func(p *config.Pool) {
+			p.PVNameFormat = "{pvmanager.wimsey.us/pvc-name}-{PVMANAGER-PV-TAG}"
+		}},
+		"names that cannot be": {[]string{"managementProvider:", "pvNameFormat: basic-{pvmanager.wimsey.us/pvc-name}\n    managementProvider:"}, func(*config.Pool) {}},
+		"class with dots":      {[]string{"storageClass: basic", "storageClass: fast.example"}, func(p *config.Pool) { p.Name, p.Classes = "fast-example", []string{"fast.example"} }},
+		"nothing blocked":      {[]string{"defaultStorageClass: basic", "blockedAnnotations: []"}, func(p *config.Pool) { p.ZFS.ClaimAnnotations = zfsproperty.Annotations() }},
 		"blocked for all and for one": {
 			[]string{"defaultStorageClass: basic", "blockedAnnotations: [blocksize, compression, exec, setuid, logbias, snapdir, sync]", "managementProvider:", "blockedAnnotations: [reclaim-policy, checksum]\n    managementProvider:"},
 			func(p *config.Pool) { p.ZFS.ClaimAnnotations = []string{"atime", "casesensitive", "clone-from"} },

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/berth-storage/berth/internal/nameformat"
 	"github.com/berth-storage/berth/internal/pathpattern"
 	"github.com/berth-storage/berth/internal/suggest"
 	"github.com/berth-storage/berth/internal/volume"
@@ -161,6 +162,16 @@ func (p Pool) validatePolicy() error {
 	}
 	_, err = pathpattern.Parse(d.PathPattern)
 	return err
+}
+
+func (p Pool) checkNames() error {
+	if p.PVNameFormat == "" {
+		return nil
+	}
+	if _, err := nameformat.Parse(p.PVNameFormat); err != nil {
+		return fmt.Errorf("pvNameFormat: %w", err)
+	}
+	return nil
 }
 
 func oneOf[T ~string](key string, word T, known ...T) error {

@@ -56,15 +56,11 @@ func onlyThere(o controller.ProvisionOptions, node string) bool {
 
 // source is what a PersistentVolume of v says of that.
 func (a access) source(v volume.Volume) (v1.PersistentVolumeSource, *v1.VolumeNodeAffinity) {
-	dir := v.Dir
-	if dir == "" { // on a host that is not this one; there clients mount what the directory is called
-		dir = v.Export.Path
-	}
 	switch a.kind {
 	case VolumeHostPath:
-		return v1.PersistentVolumeSource{HostPath: &v1.HostPathVolumeSource{Path: dir, Type: new(v1.HostPathDirectory)}}, onNode(a.node)
+		return v1.PersistentVolumeSource{HostPath: &v1.HostPathVolumeSource{Path: v.Dir, Type: new(v1.HostPathDirectory)}}, onNode(a.node)
 	case VolumeLocal:
-		return v1.PersistentVolumeSource{Local: &v1.LocalVolumeSource{Path: dir}}, onNode(a.node)
+		return v1.PersistentVolumeSource{Local: &v1.LocalVolumeSource{Path: v.Dir}}, onNode(a.node)
 	default:
 		return v1.PersistentVolumeSource{NFS: &v1.NFSVolumeSource{Server: a.server, Path: v.Export.Path}}, nil
 	}

@@ -10,6 +10,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/informers"
 
+	"github.com/berth-storage/berth/internal/nameformat"
 	"github.com/berth-storage/berth/internal/volume"
 )
 
@@ -96,44 +97,9 @@ func TestPoolsAreTriedInOrder(t *testing.T) {
 	}
 }
 
-func TestNameFormats(t *testing.T) {
-	claim := newClaim()
-	claim.UID = "9d9d5d0f-0000-4000-8000-000000000000"
-	for text, want := range map[string]string{
-		"{sc}-{pvmanager.wimsey.us/pvc-namespace}-{pvmanager.wimsey.us/pvc-name}-{PVMANAGER-PV-TAG}": "gold-team-data-9d9d5d0f",
-		"pv.{tag}.{name}.{class}.{namespace}":                                                        "pv.9d9d5d0f.data.gold.team",
-		"{tag}":                                                                                      "9d9d5d0f",
-	} {
-		f, err := ParseNameFormat(text)
-		if err != nil {
-			t.Errorf("%s: %v", text, err)
-			continue
-		}
-		if got, err := f.nameOf("gold", claim); err != nil || got != want {
-			t.Errorf("%s: got %s, %v; want %s", text, got, err, want)
-		}
-	}
-	for text, want := range map[string]string{
-		"":                                      "lacks {PVMANAGER-PV-TAG}",
-		"{namespace}-{name}":                    "lacks {PVMANAGER-PV-TAG}",
-		"{nam}-{tag}":                           `{nam} is unknown, did you mean "name"?`,
-		"{pvmanager.wimsey.us/blocksize}-{tag}": "is unknown",
-		"PV-{tag}":                              "gives names like",
-		"{tag}-":                                "gives names like",
-		"{name}/{tag}":                          "gives names like",
-		"../{tag}":                              "gives names like",
-		"{tag":                                  "lacks {PVMANAGER-PV-TAG}",
-		strings.Repeat("x", 200) + "{tag}":      "gives names like",
-	} {
-		if f, err := ParseNameFormat(text); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: got %v, error %v; want an ErrInvalid with %q", text, f, err, want)
-		}
-	}
-}
-
 // The library looks for the PersistentVolume under the name that Provision will give it.
 func TestNamesOfPersistentVolumes(t *testing.T) {
-	f, err := ParseNameFormat("{class}-{namespace}-{name}-{tag}")
+	f, err := nameformat.Parse("{class}-{namespace}-{name}-{tag}")
 	if err != nil {
 		t.Fatal(err)
 	}

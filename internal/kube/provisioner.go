@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
 
 	"github.com/berth-storage/berth/internal/export"
+	"github.com/berth-storage/berth/internal/nameformat"
 	"github.com/berth-storage/berth/internal/pathpattern"
 	"github.com/berth-storage/berth/internal/volume"
 )
@@ -50,9 +51,9 @@ type Pool struct {
 	// ReclaimPolicy of PersistentVolumes, Delete or Retain, whatever their class says; "":
 	// as that says.
 	ReclaimPolicy string
-	PVNames       *NameFormat // nil: pvc-<uid of the claim>
-	Share         *Share      // nil: Berth has the volumes exported
-	ZFS           *ZFS        // nil: they are not datasets
+	PVNames       *nameformat.Format // nil: pvc-<uid of the claim>
+	Share         *Share             // nil: Berth has the volumes exported
+	ZFS           *ZFS               // nil: they are not datasets
 }
 
 // Share is the share of an NFS server that a pool's volumes lie on.
@@ -137,11 +138,7 @@ func volumeFor(o controller.ProvisionOptions, pools []*Pool) (volume.Name, error
 	if pools[0].PVNames == nil {
 		return volume.NameForClaim(string(o.PVC.UID))
 	}
-	name, err := pools[0].PVNames.nameOf(o.StorageClass.Name, o.PVC)
-	if err != nil {
-		return volume.Name{}, err
-	}
-	return volume.ParseName(name)
+	return pools[0].PVNames.Name(partsOf(o.StorageClass.Name, o.PVC))
 }
 
 // provisionIn is Provision in one pool.

@@ -23,7 +23,8 @@ type ZFS struct {
 	// Node is the label kubernetes.io/hostname of the pool's host, for PersistentVolumes
 	// that only its pods can use; "": the node that this instance runs on.
 	Node string
-	// LocalOnly: nobody exports the volumes.
+	// Shares: ZFS exports the volumes itself, by sharenfs. LocalOnly: nobody does.
+	Shares    bool
 	LocalOnly bool
 	// KeepSnapshots, if the class does not say; see volume.Settings.
 	KeepSnapshots bool
@@ -161,7 +162,13 @@ func (p *parameters) checkType() error {
 	case p.volumeType == VolumeNFS && p.settings.Share == "off":
 		return fmt.Errorf("%w: StorageClass parameter shareProperties: \"off\" and type %s: nobody could mount the volume", volume.ErrInvalid, VolumeNFS)
 	case p.volumeType == VolumeHostPath || p.volumeType == VolumeLocal:
-		p.settings.Share = "off"
+		p.settings.Share = ""
+		if z.Shares {
+			p.settings.Share = "off"
+		}
+	case p.settings.Share != "" && !z.Shares:
+		return fmt.Errorf("%w: StorageClass parameter shareProperties: is not possible, because the volumes of pool %s are not exported by ZFS; remove it",
+			volume.ErrInvalid, p.pool.Volumes.Pool())
 	}
 	return nil
 }

@@ -19,7 +19,7 @@ import (
 func newZFSPool(name string) (*Pool, *fakeVolumes) {
 	pool, volumes := newPool(name)
 	pool.ZFS = &ZFS{
-		Dataset: "tank/" + name, Server: "nas.example.com", Hosts: []string{"nas.example.com", "10.0.0.7"}, Node: "zfs-1",
+		Dataset: "tank/" + name, Server: "nas.example.com", Hosts: []string{"nas.example.com", "10.0.0.7"}, Node: "zfs-1", Shares: true,
 		ClaimAnnotations: zfsproperty.UsualAnnotations(),
 	}
 	volumes.made = func(v *volume.Volume) { v.Dir = "/tank/" + v.Name.String() }
@@ -112,6 +112,13 @@ func TestParametersOfZFSPoolsThatAreRefused(t *testing.T) {
 		}
 	}
 	pool, _ = newZFSPool("zfs")
+	pool.ZFS.Shares = false
+	if _, err := parseParameters(map[string]string{"shareProperties": "on"}, pool); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), "are not exported by ZFS") {
+		t.Errorf("shareProperties where Ganesha exports: got error %v", err)
+	}
+	if p, err := parseParameters(map[string]string{"shareProperties": "on", "type": "hostPath"}, pool); err != nil || p.settings.Share != "" {
+		t.Errorf("shareProperties of a class without NFS: got %q, %v", p.settings.Share, err)
+	}
 	pool.ZFS.LocalOnly = true
 	for _, kind := range []string{"nfs", "auto"} {
 		if _, err := parseParameters(map[string]string{"type": kind}, pool); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), "exports nothing: say hostPath or local") {
@@ -189,16 +196,6 @@ func TestNodeThatHasTheVolume(t *testing.T) {
 		if got := pv.Spec.NodeAffinity.Required.NodeSelectorTerms[0].MatchExpressions[0].Values; !slices.Equal(got, []string{c.want}) {
 			t.Errorf("%+v: got %v", c, got)
 		}
-	}
-}
-
-// On another host the tree is where clients mount it from.
-func TestPathOfAVolumeOnAnotherHost(t *testing.T) {
-	pool, volumes := newZFSPool("zfs")
-	volumes.made = nil
-	pv := provision(t, newClaim(), classWith(map[string]string{"type": "hostPath"}), pool)
-	if got := pv.Spec.HostPath.Path; got != "/exports/"+volumeName {
-		t.Errorf("got %s", got)
 	}
 }
 
