@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -153,6 +154,7 @@ func frontZFS(c config.Pool) *kube.ZFS {
 	}
 	if z.SSH != nil {
 		f.Hosts = append(f.Hosts, z.SSH.Host)
+		f.Node = cmp.Or(z.Node, z.SSH.Host) // and not the one that Berth runs on
 	}
 	return f
 }

@@ -140,6 +140,10 @@ func TestFrontEndOfAPoolOfDatasets(t *testing.T) {
 	if p.PVNames == nil || p.ReclaimPolicy != "Retain" || !cmp.Equal(p.Classes, []string{"basic"}) {
 		t.Errorf("got %+v", p)
 	}
+	c.Pools[0].ZFS.Node = ""
+	if got := frontZFS(c.Pools[0]).Node; got != "nas" {
+		t.Errorf("the node is %q, want the host", got)
+	}
 	c.Pools[0].Exporter = config.ExporterNone
 	if z := frontZFS(c.Pools[0]); !z.LocalOnly || z.Shares {
 		t.Errorf("without an exporter: %+v", z)
