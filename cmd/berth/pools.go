@@ -13,14 +13,15 @@ import (
 )
 
 // poolFlags say which pools a command looks at: those of a configuration file, or the
-// one at a root.
-type poolFlags struct{ file, root, cluster string }
+// one at a root or below a dataset.
+type poolFlags struct{ file, root, cluster, dataset string }
 
 func (f *poolFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.file, "config", "berth.yaml", "the configuration `file` that names the pools")
 	c.Flags().StringVar(&f.root, "root", "", "the root `folder` of one pool, without a configuration")
 	c.Flags().StringVar(&f.cluster, "cluster", "", "`name` of the cluster on the share at that root, if there are several")
-	c.MarkFlagsMutuallyExclusive("config", "root")
+	c.Flags().StringVar(&f.dataset, "dataset", "", "the parent `dataset` of one pool on this host, without a configuration")
+	c.MarkFlagsMutuallyExclusive("config", "root", "dataset")
 	c.MarkFlagsMutuallyExclusive("config", "cluster")
 }
 
@@ -29,6 +30,10 @@ func (f *poolFlags) load() (config.Config, error) {
 	case f.root != "":
 		c := config.Default()
 		c.Pools = []config.Pool{app.PoolAt(f.root, f.cluster)}
+		return c, nil
+	case f.dataset != "":
+		c := config.Default()
+		c.Pools = []config.Pool{app.DatasetPool(f.dataset)}
 		return c, nil
 	case f.cluster != "":
 		return config.Config{}, errors.New("give --root with --cluster")
@@ -42,7 +47,7 @@ func listCommand(use, short string, out io.Writer, list func(ctx context.Context
 	var pools poolFlags
 	var format string
 	c := &cobra.Command{
-		Use:   use + " [--config berth.yaml | --root DIR]",
+		Use:   use + " [--config berth.yaml | --root DIR | --dataset NAME]",
 		Short: short + "; also while Berth runs",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -78,7 +83,7 @@ func archivesPurgeCommand(out io.Writer) *cobra.Command {
 	var o app.PurgeOptions
 	var age time.Duration
 	c := &cobra.Command{
-		Use:   "purge [--config berth.yaml | --root DIR] (VOLUME... | --older-than 720h | --all)",
+		Use:   "purge [--config berth.yaml | --root DIR | --dataset NAME] (VOLUME... | --older-than 720h | --all)",
 		Short: "Remove archives",
 		Long: `Remove archives: of the volumes named, which may be retained ones too, or those of claims
 that were deleted before a time, or all. The Berth that has the pool open does that, so
@@ -107,7 +112,7 @@ func restoreCommand(out io.Writer) *cobra.Command {
 	var pools poolFlags
 	var o app.RestoreOptions
 	c := &cobra.Command{
-		Use:   "restore [--config berth.yaml | --root DIR] --class CLASS [--claim NAME] VOLUME",
+		Use:   "restore [--config berth.yaml | --root DIR | --dataset NAME] --class CLASS [--claim NAME] VOLUME",
 		Short: "Print the claim to which an archived or retained volume is restored",
 		Long: `Print the manifest of a claim to which an archived or retained volume is restored, for
 "kubectl create -f -". The claim is in the namespace of the one that was deleted.`,

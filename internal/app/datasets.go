@@ -17,7 +17,8 @@ import (
 
 // openDatasets opens a pool of datasets on this host.
 func (a *app) openDatasets(ctx context.Context, c config.Pool) (*pool, error) {
-	o := a.datasetOptions(c, run.Here{})
+	o := datasetOptions(c.ZFS, run.Here{})
+	o.Log = a.log.With("component", "zfs", "pool", c.Name)
 	if a.config.Standby {
 		o.Wait = func() { a.standBy(c.Name, c.ZFS.Dataset, "") }
 	}
@@ -34,12 +35,27 @@ func (a *app) openDatasets(ctx context.Context, c config.Pool) (*pool, error) {
 	return &pool{config: c, root: b.Root(), backend: b, shares: sharer(b)}, nil
 }
 
-func (a *app) datasetOptions(c config.Pool, r zfs.Runner) zfs.Options {
-	z := c.ZFS
+func datasetOptions(z *config.ZFS, r zfs.Runner) zfs.Options {
 	return zfs.Options{
 		Dataset: z.Dataset, Runner: r, Local: z.SSH == nil, Share: z.ShareOptions, Sizing: z.Sizing,
-		Properties: z.Properties, OnClones: zfs.OnClones(z.OnClones), Log: a.log.With("component", "zfs", "pool", c.Name),
+		Properties: z.Properties, OnClones: zfs.OnClones(z.OnClones),
 	}
+}
+
+// runner runs programs on the host that has the datasets, until done is called.
+func runner(z *config.ZFS) (r zfs.Runner, done func(), err error) {
+	if z.SSH == nil {
+		return run.Here{}, func() {}, nil
+	}
+	o, err := sshOptions(z.SSH)
+	if err != nil {
+		return nil, nil, err
+	}
+	host, err := run.NewSSH(o)
+	if err != nil {
+		return nil, nil, err
+	}
+	return host, host.Close, nil
 }
 
 // sharer is what exports the volumes of b: ZFS itself, or nobody that Berth has to do with.

@@ -11,9 +11,15 @@ import (
 
 	"github.com/berth-storage/berth/internal/backend/dir"
 	"github.com/berth-storage/berth/internal/backend/subdir"
+	"github.com/berth-storage/berth/internal/backend/zfs"
 	"github.com/berth-storage/berth/internal/config"
 	"github.com/berth-storage/berth/internal/volume"
 )
+
+// DatasetPool is the pool below a dataset of this host, without a configuration.
+func DatasetPool(dataset string) config.Pool {
+	return config.Pool{ZFS: &config.ZFS{Dataset: dataset}}
+}
 
 // PoolAt is the pool at a root, without a configuration. The cluster names the part of one
 // on a share, where there are several.
@@ -28,19 +34,37 @@ func PoolAt(root, cluster string) config.Pool {
 // clustersFolder holds a folder for each cluster that uses a share.
 var clustersFolder = filepath.Dir(dir.Folder("any"))
 
-// root is where a pool lies on this host.
+// root is where a pool lies: a folder of this host, or a dataset.
 func root(p config.Pool) string {
-	if p.Subdir != nil {
+	switch {
+	case p.ZFS != nil:
+		return p.ZFS.Dataset
+	case p.Subdir != nil:
 		return shareRoot(p)
 	}
 	return p.Dir.Root
 }
 
+// inspection is what lies in a pool.
+type inspection struct {
+	Identity string
+	Root     string
+	Advisory error // why new volumes are not limited; nil: they are
+	Reports  []volume.Report
+	Problems []error  // with single volumes
+	Unknown  []string // what no record names
+}
+
 // inspect reads what is in a pool, without its lock.
-func inspect(ctx context.Context, p config.Pool) (dir.Inspection, error) {
+func inspect(ctx context.Context, p config.Pool) (inspection, error) {
 	if p.ZFS != nil {
-		return dir.Inspection{}, fmt.Errorf("pool %s: zfs pools cannot be listed yet", p.Name)
+		return inspectDatasets(ctx, p)
 	}
+	i, err := inspectDirectories(ctx, p)
+	return inspection{Identity: i.Identity, Root: root(p), Advisory: i.Advisory, Reports: i.Reports, Problems: i.Problems, Unknown: i.Unknown}, err
+}
+
+func inspectDirectories(ctx context.Context, p config.Pool) (dir.Inspection, error) {
 	if p.Subdir == nil {
 		return dir.Inspect(ctx, root(p), "", dir.Quota(p.Dir.Quota))
 	}
@@ -55,6 +79,16 @@ func inspect(ctx context.Context, p config.Pool) (dir.Inspection, error) {
 		}
 	}
 	return dir.Inspect(ctx, root(p), cluster, dir.QuotaOff)
+}
+
+func inspectDatasets(ctx context.Context, p config.Pool) (inspection, error) {
+	r, done, err := runner(p.ZFS)
+	if err != nil {
+		return inspection{}, err
+	}
+	defer done()
+	i, err := zfs.Inspect(ctx, datasetOptions(p.ZFS, r))
+	return inspection{Identity: i.Identity, Root: p.ZFS.Dataset, Reports: i.Reports, Problems: i.Problems, Unknown: i.Unknown}, err
 }
 
 // onlyCluster is the cluster that uses the share at root.

@@ -49,7 +49,9 @@ func (a *app) datasetsTerm(ctx context.Context, p *remotePool, opened func()) er
 	}
 	defer host.Close()
 	g := newGate(host)
-	b, err := zfs.Open(ctx, a.datasetOptions(p.config, g))
+	settings := datasetOptions(p.config.ZFS, g)
+	settings.Log = a.log.With("component", "zfs", "pool", p.config.Name)
+	b, err := zfs.Open(ctx, settings)
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/berth-storage/berth/internal/backend/dir"
 	"github.com/berth-storage/berth/internal/config"
 	"github.com/berth-storage/berth/internal/volume"
 )
@@ -81,8 +80,8 @@ func checkFormat(format string) error {
 	return nil
 }
 
-func contents(p config.Pool, i dir.Inspection) PoolContents {
-	c := PoolContents{Name: p.Name, Root: root(p), Identity: i.Identity, Volumes: []ListedVolume{}, Problems: []string{}, Unknown: []string{}}
+func contents(p config.Pool, i inspection) PoolContents {
+	c := PoolContents{Name: p.Name, Root: i.Root, Identity: i.Identity, Volumes: []ListedVolume{}, Problems: []string{}, Unknown: []string{}}
 	if i.Advisory != nil {
 		c.Advisory = i.Advisory.Error()
 	}

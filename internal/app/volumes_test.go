@@ -26,7 +26,7 @@ func TestTableOfVolumes(t *testing.T) {
 		return r
 	}
 	pools := []PoolContents{
-		contents(config.Pool{Name: "fast", Dir: &config.Dir{Root: "/srv/fast"}}, dir.Inspection{Reports: []volume.Report{
+		contents(config.Pool{Name: "fast", Dir: &config.Dir{Root: "/srv/fast"}}, inspection{Root: "/srv/fast", Reports: []volume.Report{
 			of("pvc-1", 5*time.Minute, func(r *volume.Report) {
 				r.Size, r.Inodes, r.Limit, r.Published = 3<<30/2, 1000, dir.LimitXFS, true
 				r.Usage = &volume.Usage{Bytes: 12 << 10, Inodes: 3}
@@ -36,7 +36,7 @@ func TestTableOfVolumes(t *testing.T) {
 				r.Usage = &volume.Usage{Bytes: 1023}
 			}),
 		}}),
-		contents(config.Pool{Dir: &config.Dir{Root: "/srv/slow"}}, dir.Inspection{
+		contents(config.Pool{Dir: &config.Dir{Root: "/srv/slow"}}, inspection{Root: "/srv/slow",
 			Advisory: errors.New("no quotas"), Problems: []error{errors.New("a record is damaged")}, Unknown: []string{"/srv/slow/a", "/srv/slow/b"},
 			Reports: []volume.Report{of("pvc-3", 0, func(r *volume.Report) { r.State, r.Inodes = volume.StateCreating, 7 })},
 		}),
