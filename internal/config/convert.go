@@ -26,7 +26,7 @@ func ConvertNFSProvisioner(m Manifest, usage io.Writer) ([]byte, error) {
 }
 
 // addressVariables tell the server's address; see docs/configuration.md.
-var addressVariables = []string{"POD_IP", "SERVICE_NAME", "POD_NAMESPACE", "NODE_NAME"}
+var addressVariables = []string{"POD_IP", "SERVICE_NAME", "POD_NAMESPACE", envNodeName}
 
 // ConvertNFSSubdir translates how nfs-subdir-external-provisioner was run: by the
 // variables of m, or else by those that env gives.

@@ -50,6 +50,9 @@ const (
 	envZFSSSHFolder     = "ZFS_SSH_MOUNT_PATH"
 )
 
+// envNodeName is one of addressVariables.
+const envNodeName = "NODE_NAME"
+
 var zfsVariables = []string{
 	envZFSParent, envZFSShareOptions, envZFSShareSubnet, envZFSHostname, envZFSName, envZFSInstance, envZFSReclaimPolicy,
 	envZFSKubeConf, envZFSKubeConfig, envZFSMetricsPort, envZFSMetricsAddr, envZFSDebug, envZFSExport, envZFSUniqueName, envZFSMod, envZFSLocal,
@@ -170,7 +173,7 @@ func (e zfsEnvironment) pool() (Pool, error) {
 	if export {
 		p.ZFS.ShareOptions = e.shareOptions()
 	} else {
-		p.Exporter, p.ZFS.VolumeType = ExporterNone, VolumeTypeLocal
+		p.Exporter, p.ZFS.VolumeType, p.ZFS.Node = ExporterNone, VolumeTypeLocal, cmp.Or(e.env(envNodeName), e.host.Name)
 		if unique {
 			p.Provisioner += "-" + e.host.Name
 		}

@@ -68,13 +68,16 @@ func TestZFSProvisionerVariables(t *testing.T) {
 	}
 	share := func(c config.Config) string { return c.Pools[0].ZFS.ShareOptions }
 	name := func(c config.Config) string { return c.Pools[0].Provisioner }
-	kind := func(c config.Config) string { return c.Pools[0].Exporter + " " + c.Pools[0].ZFS.VolumeType }
+	kind := func(c config.Config) string {
+		return strings.TrimSpace(c.Pools[0].Exporter + " " + c.Pools[0].ZFS.VolumeType + " " + c.Pools[0].ZFS.Node)
+	}
 	for _, c := range []struct{ what, got, want string }{
 		{"both ways to share", get(share, "ZFS_SHARE_OPTIONS=rw", "ZFS_SHARE_SUBNET=10.1.0.0/16"), "rw"},
 		{"name", get(name, "ZFS_PROVISIONER_NAME=gentics.com/zfs-mirror"), "gentics.com/zfs-mirror"},
 		{"instance", get(name, "ZFS_PROVISIONER_INSTANCE=pv.kubernetes.io/zfs"), "pv.kubernetes.io/zfs"},
 		{"access modes", get(func(c config.Config) string { return fmt.Sprint(c.Pools[0].ZFS.WidenAccessModes) }, "ZFS_PROVISIONER_INSTANCE=a/b"), "true"},
-		{"no export", get(kind, "ZFS_ENABLE_EXPORT=false"), "none local"},
+		{"no export", get(kind, "ZFS_ENABLE_EXPORT=false"), "none local node-1"},
+		{"no export in a pod", get(kind, "ZFS_ENABLE_EXPORT=false", "NODE_NAME=n2"), "none local n2"},
 		{"export", get(kind, "ZFS_ENABLE_EXPORT=true", "ZFS_CREATE_UNIQUE_NAME=true"), "zfsshare nfs"},
 		{"unique name", get(name, "ZFS_ENABLE_EXPORT=false", "ZFS_CREATE_UNIQUE_NAME=true"), "gentics.com/zfs-node-1"},
 		{"name that is not needed", get(name, "ZFS_CREATE_UNIQUE_NAME=true"), "gentics.com/zfs"},
