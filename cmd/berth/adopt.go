@@ -20,7 +20,7 @@ func adoptCommand(out io.Writer) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	c.AddCommand(adoptNFSProvisionerCommand(out), adoptNFSSubdirCommand(out))
+	c.AddCommand(adoptNFSProvisionerCommand(out), adoptNFSSubdirCommand(out), adoptZFSProvisionerCommand(out), adoptPVManagerCommand(out))
 	return c
 }
 
@@ -32,7 +32,7 @@ func adoptNFSProvisionerCommand(out io.Writer) *cobra.Command {
 file, or in that of nfs-provisioner's own command line, given after "--". Neither
 nfs-provisioner nor Berth may be serving them meanwhile. With --dry-run nothing is
 changed, and they may.`,
-	}, app.AdoptOptions{}, out, func(flags []string) (config.Config, error) { return config.FromNFSProvisioner(flags, out) })
+	}, app.AdoptOptions{Program: config.AdoptNFSProvisioner}, out, func(flags []string) (config.Config, error) { return config.FromNFSProvisioner(flags, out) })
 }
 
 func adoptNFSSubdirCommand(out io.Writer) *cobra.Command {
@@ -45,8 +45,38 @@ configuration file, or on that which its environment variables name, mounted at
 /persistentvolumes or where the flag -root, given after "--", says. Neither
 nfs-subdir-external-provisioner nor Berth may be at work on it meanwhile. With --dry-run
 nothing is changed, and they may.`,
-	}, app.AdoptOptions{Share: true}, out, func(flags []string) (config.Config, error) {
+	}, app.AdoptOptions{Program: config.AdoptNFSSubdir}, out, func(flags []string) (config.Config, error) {
 		return config.FromNFSSubdir(flags, os.Getenv, out)
+	})
+}
+
+func adoptZFSProvisionerCommand(out io.Writer) *cobra.Command {
+	return adoptProgramCommand(&cobra.Command{
+		Use:     zfsProvisioner + " [--config berth.yaml [--pool NAME] | -- FLAGS]",
+		Aliases: []string{"kubernetes-" + zfsProvisioner},
+		Short:   "Take over the volumes of kubernetes-" + zfsProvisioner,
+		Long: `Take over the volumes of kubernetes-zfs-provisioner, of any of its generations: those
+below the parent dataset of a pool in a configuration file, or of that which its environment
+variables name. Neither it nor Berth may be at work there meanwhile. With --dry-run nothing
+is changed, and they may.`,
+	}, app.AdoptOptions{Program: config.AdoptZFSProvisioner}, out, func(flags []string) (config.Config, error) {
+		host, err := app.ThisHost()
+		if err != nil {
+			return config.Config{}, err
+		}
+		return config.FromZFSProvisioner(flags, os.Getenv, host, out)
+	})
+}
+
+func adoptPVManagerCommand(out io.Writer) *cobra.Command {
+	return adoptProgramCommand(&cobra.Command{
+		Use:   config.AdoptPVManager + " --config berth.yaml [--pool NAME]",
+		Short: "Take over the volumes of openshift-pvmanager",
+		Long: `Take over the volumes of openshift-pvmanager below the parent dataset of a pool. Neither it
+nor Berth may be at work there meanwhile. With --dry-run nothing is changed, and they may.
+berth config convert makes the configuration file of its own.`,
+	}, app.AdoptOptions{Program: config.AdoptPVManager}, out, func([]string) (config.Config, error) {
+		return config.Config{}, errors.New("give --config: a file as berth config convert " + config.AdoptPVManager + " prints it")
 	})
 }
 

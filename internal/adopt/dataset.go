@@ -43,10 +43,9 @@ const (
 type Datasets struct {
 	Of     string // ZFSProvisioner or PVManager
 	Parent string
-	// Host and Server are how PersistentVolumes may name the host that has it: as that of
-	// the datasets, and as the NFS server.
-	Host, Server string
-	Provisioner  string // of the StorageClasses
+	// Names are how PersistentVolumes may call the host that has it.
+	Names       []string
+	Provisioner string // of the StorageClasses
 	// KeepSnapshots and Reclaim are what the pool says of volumes that do not say it themselves.
 	KeepSnapshots bool
 	Reclaim       volume.Reclaim // openshift-pvmanager's only: those of Kubernetes are all "Retain"
@@ -81,7 +80,7 @@ func (d Datasets) begin(all []PV, records []volume.Volume, _ Options, r *Report)
 
 // named says whether host is one of the names of the host that has the datasets.
 func (d Datasets) named(host string) bool {
-	return host != "" && (strings.EqualFold(host, d.Host) || strings.EqualFold(host, d.Server))
+	return host != "" && slices.ContainsFunc(d.Names, func(name string) bool { return strings.EqualFold(name, host) })
 }
 
 // dataset is that of pv, as its program called it; "" if nobody can say.
@@ -130,8 +129,8 @@ func (j *datasets) lacks(pv PV, why error) error {
 	}
 	for _, host := range hosts {
 		if host != "" {
-			return left("the pool of that host adopts it; if it is the same one, give the pool that name (zfs.server)",
-				"%w: it is of host %.200q, not of %s, and here is no such dataset: %w", errOther, host, j.Server, why)
+			return left("the pool of that host adopts it; if it is this one, give the pool that name (zfs.server), and look for the dataset",
+				"%w: it is of host %.200q, which this pool's is not called, and here is no such dataset: %w", errOther, host, why)
 		}
 	}
 	return left("if it is another host's, that one's pool adopts it; if the data is no more, delete the claim and the PersistentVolume", "its dataset is missing: %w", why)

@@ -91,11 +91,11 @@ func managed(p *pool, name, uuid string) PV {
 func newPool() *pool { return &pool{found: map[string]volume.Found{}} }
 
 func fromProvisioner() Datasets {
-	return Datasets{Of: ZFSProvisioner, Parent: parent, Host: zfsHost, Server: zfsHost, Provisioner: "gentics.com/zfs"}
+	return Datasets{Of: ZFSProvisioner, Parent: parent, Names: []string{zfsHost}, Provisioner: "gentics.com/zfs"}
 }
 
 func fromPVManager() Datasets {
-	return Datasets{Of: PVManager, Parent: parent, Host: zfsHost, Server: zfsHost, Provisioner: PVManagerProvisioner, Reclaim: volume.ReclaimDelete}
+	return Datasets{Of: PVManager, Parent: parent, Names: []string{zfsHost}, Provisioner: PVManagerProvisioner, Reclaim: volume.ReclaimDelete}
 }
 
 func TestAdoptingDatasets(t *testing.T) {
@@ -191,7 +191,7 @@ func TestDatasetsThatAreLeftAlone(t *testing.T) {
 		{"missing", func(p *pool, _ *PV, _ *Datasets) { clear(p.found) }, "its dataset is missing", false},
 		{"missing, of another name of the host", func(p *pool, pv *PV, from *Datasets) {
 			clear(p.found)
-			pv.Server, from.Server = "10.0.0.1", "10.0.0.1"
+			pv.Server, from.Names = "10.0.0.1", append(from.Names, "10.0.0.1")
 		}, "its dataset is missing", false},
 		{"of another host", func(p *pool, pv *PV, _ *Datasets) {
 			clear(p.found)

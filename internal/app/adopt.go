@@ -10,6 +10,7 @@ import (
 
 	"github.com/berth-storage/berth/internal/adopt"
 	"github.com/berth-storage/berth/internal/backend/dir"
+	"github.com/berth-storage/berth/internal/backend/zfs"
 	"github.com/berth-storage/berth/internal/config"
 	"github.com/berth-storage/berth/internal/export"
 	"github.com/berth-storage/berth/internal/export/kernel"
@@ -61,7 +62,10 @@ func (a *app) deviceFSIDs() (bool, error) {
 // waits for the API server, which this once has to say whose the volumes are.
 func (a *app) adopt(ctx context.Context) error {
 	for _, p := range a.pools {
-		if p.dir == nil {
+		if b, ok := p.backend.(*zfs.Backend); ok {
+			if err := a.adoptDatasets(ctx, p.config, b); err != nil {
+				return fmt.Errorf("pool %s: %w", p.config.Name, err)
+			}
 			continue
 		}
 		account, err := p.dir.Adoption()

@@ -146,9 +146,9 @@ func TestAdoptCommand(t *testing.T) {
 		AdoptOptions
 		want string
 	}{
-		{AdoptOptions{DryRun: true}, "pvc-1: to be adopted: claim team/data, 1048576 bytes, export 1\n1 to be adopted, 0 before, 0 left alone, 0 directories without a PersistentVolume\n"},
-		{AdoptOptions{Pool: "a"}, "pvc-1: adopted: claim team/data, 1048576 bytes, export 1\n1 adopted, 0 before, 0 left alone, 0 directories without a PersistentVolume\n"},
-		{AdoptOptions{}, "pvc-1: adopted before\n0 adopted, 1 before, 0 left alone, 0 directories without a PersistentVolume\n"},
+		{AdoptOptions{Program: config.AdoptNFSProvisioner, DryRun: true}, "pvc-1: to be adopted: claim team/data, 1048576 bytes, export 1\n1 to be adopted, 0 before, 0 left alone, 0 directories without a PersistentVolume\n"},
+		{AdoptOptions{Program: config.AdoptNFSProvisioner, Pool: "a"}, "pvc-1: adopted: claim team/data, 1048576 bytes, export 1\n1 adopted, 0 before, 0 left alone, 0 directories without a PersistentVolume\n"},
+		{AdoptOptions{Program: config.AdoptNFSProvisioner}, "pvc-1: adopted before\n0 adopted, 1 before, 0 left alone, 0 directories without a PersistentVolume\n"},
 	} {
 		var out bytes.Buffer
 		err := Adopt(t.Context(), b.config(), o.AdoptOptions, &out)
@@ -171,7 +171,7 @@ func TestAdoptCommandTellsWhatIsLeftAlone(t *testing.T) {
 	}
 	b.write("projects", "nonsense")
 	var out bytes.Buffer
-	err := Adopt(t.Context(), b.config(), AdoptOptions{}, &out)
+	err := Adopt(t.Context(), b.config(), AdoptOptions{Program: config.AdoptNFSProvisioner}, &out)
 	if err == nil || err.Error() != "1 PersistentVolumes are left alone; see above" {
 		t.Errorf("got error %v", err)
 	}
@@ -188,13 +188,13 @@ func TestAdoptCommandTellsWhatIsLeftAlone(t *testing.T) {
 func TestAdoptCommandChoosesThePool(t *testing.T) {
 	c := newConfig(t, t.TempDir(), t.TempDir())
 	for name, want := range map[string]string{"": "say which pool: a, b", "c": `there is no pool "c"`} {
-		if err := Adopt(t.Context(), c, AdoptOptions{Pool: name}, io.Discard); err == nil || !strings.Contains(err.Error(), want) {
+		if err := Adopt(t.Context(), c, AdoptOptions{Program: config.AdoptNFSProvisioner, Pool: name}, io.Discard); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("pool %q: got error %v, want one with %q", name, err, want)
 		}
 	}
 	b := newBefore(t)
 	open(t, b.root)
-	if err := Adopt(t.Context(), b.config(), AdoptOptions{}, io.Discard); err == nil || !strings.Contains(err.Error(), "is in use by process") {
+	if err := Adopt(t.Context(), b.config(), AdoptOptions{Program: config.AdoptNFSProvisioner}, io.Discard); err == nil || !strings.Contains(err.Error(), "is in use by process") {
 		t.Errorf("a pool that is being served: got error %v", err)
 	}
 }

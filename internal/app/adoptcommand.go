@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/berth-storage/berth/internal/adopt"
@@ -17,9 +18,9 @@ import (
 
 // AdoptOptions say what Adopt does.
 type AdoptOptions struct {
-	Share  bool   // from nfs-subdir-external-provisioner, else from nfs-provisioner
-	Pool   string // its name; "" if there is one only
-	DryRun bool   // only say what would be done
+	Program string // a value of config.Pool.Adopt
+	Pool    string // its name; "" if there is one only
+	DryRun  bool   // only say what would be done
 }
 
 // Adopt takes over the volumes that another program made in one of c's pools, which no
@@ -36,13 +37,20 @@ func Adopt(ctx context.Context, c config.Config, o AdoptOptions, out io.Writer) 
 	}
 	var report adopt.Report
 	var problems []error
-	if p.Subdir != nil {
+	switch {
+	case p.ZFS != nil:
+		report, err = a.adoptFromDatasets(ctx, p, o.Program, o.DryRun)
+	case p.Subdir != nil:
 		report, err = a.adoptFromShare(ctx, p, o.DryRun, out)
-	} else {
+	default:
 		report, problems, err = a.adoptFromRoot(ctx, p, o.DryRun)
 	}
 	if err == nil || len(report.Adopt) > 0 {
-		printReport(out, problems, report, o.DryRun)
+		place := place{"directory", "directories"}
+		if p.ZFS != nil {
+			place.one, place.many = "dataset", "datasets"
+		}
+		printReport(out, place, problems, report, o.DryRun)
 	}
 	if err != nil {
 		return err
@@ -95,7 +103,7 @@ func choosePool(c config.Config, o AdoptOptions) (config.Pool, error) {
 	var names []string
 	var found []config.Pool
 	for _, p := range c.Pools {
-		if (p.Subdir != nil) != o.Share {
+		if !slices.Contains(p.Adoptable(), o.Program) {
 			continue
 		}
 		names = append(names, p.Name)
@@ -114,7 +122,10 @@ func choosePool(c config.Config, o AdoptOptions) (config.Pool, error) {
 	return config.Pool{}, fmt.Errorf("there is no pool %q; there are %s", o.Pool, strings.Join(names, ", "))
 }
 
-func printReport(out io.Writer, problems []error, r adopt.Report, dryRun bool) {
+// place is the word for what a volume lies in.
+type place struct{ one, many string }
+
+func printReport(out io.Writer, p place, problems []error, r adopt.Report, dryRun bool) {
 	adopted := "adopted"
 	if dryRun {
 		adopted = "to be adopted"
@@ -135,17 +146,20 @@ func printReport(out io.Writer, problems []error, r adopt.Report, dryRun bool) {
 		fmt.Fprintf(out, "%s: left alone: %v\n    %s\n", f.PV, f.Err, f.Do)
 	}
 	for _, name := range r.Unclaimed {
-		fmt.Fprintf(out, "directory %s: left alone: no PersistentVolume names it\n", name)
+		fmt.Fprintf(out, "%s %s: left alone: no PersistentVolume names it\n", p.one, name)
 	}
-	fmt.Fprintf(out, "%d %s, %d before, %d left alone, %d directories without a PersistentVolume\n",
-		len(r.Adopt), adopted, len(r.Already), len(r.Left), len(r.Unclaimed))
+	fmt.Fprintf(out, "%d %s, %d before, %d left alone, %d %s without a PersistentVolume\n",
+		len(r.Adopt), adopted, len(r.Already), len(r.Left), len(r.Unclaimed), p.many)
 }
 
-// whereabouts says what makes v what it is beside its claim: its export, or its path on a
-// share and what becomes of it.
+// whereabouts says what makes v what it is beside its claim: its export, or where it lies
+// and what becomes of it.
 func whereabouts(v volume.Volume) string {
-	if v.Export.ID != 0 {
+	switch {
+	case v.Export.ID != 0:
 		return fmt.Sprintf("export %d", v.Export.ID)
+	case v.Sizing != "": // a dataset
+		return fmt.Sprintf("%s, mounted at %s, sizing %s, reclaim policy %s", v.Path, v.Export.Path, v.Sizing, v.Reclaim)
 	}
 	shared := ""
 	if v.Shared {

@@ -78,9 +78,9 @@ func TestAdoptCommandOnAShare(t *testing.T) {
 		AdoptOptions
 		want string
 	}{
-		{AdoptOptions{Share: true, DryRun: true}, fmt.Sprintf(lines, "to be adopted")},
-		{AdoptOptions{Share: true, Pool: "share"}, fmt.Sprintf(lines, "adopted")},
-		{AdoptOptions{Share: true}, "pvc-1: adopted before\npvc-2: adopted before\npvc-3: adopted before\n" +
+		{AdoptOptions{Program: config.AdoptNFSSubdir, DryRun: true}, fmt.Sprintf(lines, "to be adopted")},
+		{AdoptOptions{Program: config.AdoptNFSSubdir, Pool: "share"}, fmt.Sprintf(lines, "adopted")},
+		{AdoptOptions{Program: config.AdoptNFSSubdir}, "pvc-1: adopted before\npvc-2: adopted before\npvc-3: adopted before\n" +
 			"0 adopted, 3 before, 0 left alone, 0 directories without a PersistentVolume\n"},
 	} {
 		var out bytes.Buffer
@@ -103,7 +103,7 @@ func TestAdoptCommandOnAShareThatIsServed(t *testing.T) {
 	b := newShareBefore(t)
 	b.open()
 	var out bytes.Buffer
-	if err := Adopt(t.Context(), b.shareConfig(), AdoptOptions{Share: true}, &out); err == nil || !strings.Contains(err.Error(), "is in use by process") {
+	if err := Adopt(t.Context(), b.shareConfig(), AdoptOptions{Program: config.AdoptNFSSubdir}, &out); err == nil || !strings.Contains(err.Error(), "is in use by process") {
 		t.Errorf("got error %v, printed %s", err, out.String())
 	}
 }
@@ -115,7 +115,7 @@ func TestAdoptCommandEndsWhileItWaits(t *testing.T) {
 	c.Pools[0].Subdir.Root = filepath.Join(b.root, "missing")
 	ctx, cancel := context.WithCancel(t.Context())
 	out := &stopWhenAllLogged{cancel: cancel, texts: []string{"missing does not exist"}}
-	if err := Adopt(ctx, c, AdoptOptions{Share: true}, out); err == nil {
+	if err := Adopt(ctx, c, AdoptOptions{Program: config.AdoptNFSSubdir}, out); err == nil {
 		t.Error("it says that all is adopted")
 	}
 }
@@ -124,17 +124,17 @@ func TestAdoptCommandWantsAPoolOfItsKind(t *testing.T) {
 	dirs := newConfig(t, t.TempDir())
 	shares := newShareBefore(t).shareConfig()
 	for _, c := range []struct {
-		config config.Config
-		share  bool
-	}{{dirs, true}, {shares, false}} {
+		config  config.Config
+		program string
+	}{{dirs, config.AdoptNFSSubdir}, {shares, config.AdoptNFSProvisioner}, {dirs, config.AdoptPVManager}} {
 		var out bytes.Buffer
-		if err := Adopt(t.Context(), c.config, AdoptOptions{Share: c.share}, &out); err == nil || !strings.Contains(err.Error(), "no pool is of the kind") {
+		if err := Adopt(t.Context(), c.config, AdoptOptions{Program: c.program}, &out); err == nil || !strings.Contains(err.Error(), "no pool is of the kind") {
 			t.Errorf("got error %v", err)
 		}
 	}
 	shares.Pools[0].Subdir.Root = ""
 	var out bytes.Buffer
-	if err := Adopt(t.Context(), shares, AdoptOptions{Share: true, DryRun: true}, &out); err == nil || !strings.Contains(err.Error(), "subdir.root does not say") {
+	if err := Adopt(t.Context(), shares, AdoptOptions{Program: config.AdoptNFSSubdir, DryRun: true}, &out); err == nil || !strings.Contains(err.Error(), "subdir.root does not say") {
 		t.Errorf("got error %v", err)
 	}
 }

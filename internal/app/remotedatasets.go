@@ -60,7 +60,11 @@ func (a *app) datasetsTerm(ctx context.Context, p *remotePool, opened func()) er
 	a.remoteChanged(p, nil)
 	working, stop := context.WithCancelCause(ctx)
 	var serving sync.WaitGroup
-	serving.Go(func() { a.serveOpen(working, p, b, sharer(b), b.Root()) })
+	serving.Go(func() {
+		if a.adoptRemoteDatasets(working, p, b) {
+			a.serveOpen(working, p, b, sharer(b), b.Root())
+		}
+	})
 	lost := a.watchHost(ctx, p, host.Lost(), g, func(ctx context.Context) error {
 		_, err := b.Capacity(ctx)
 		return err

@@ -197,18 +197,18 @@ func (p Pool) validate(before []Pool) error {
 	if kinds != 1 {
 		return errors.New("dir, subdir and zfs: one of them says where the volumes are")
 	}
-	validate, adoptable := p.validateDir, []string{AdoptNFSProvisioner}
+	validate := p.validateDir
 	switch {
 	case p.Subdir != nil:
-		validate, adoptable = p.validateShare, []string{AdoptNFSSubdir}
+		validate = p.validateShare
 	case p.ZFS != nil:
-		validate, adoptable = p.validateZFS, []string{AdoptZFSProvisioner, AdoptPVManager}
+		validate = p.validateZFS
 	}
 	if err := errors.Join(validate(), p.validatePolicy(), p.checkNames()); err != nil {
 		return err
 	}
-	if p.Adopt != "" && !slices.Contains(adoptable, p.Adopt) {
-		return fmt.Errorf("adopt: %q is not possible here%s", p.Adopt, suggest.Nearest(p.Adopt, adoptable))
+	if p.Adopt != "" && !slices.Contains(p.Adoptable(), p.Adopt) {
+		return fmt.Errorf("adopt: %q is not possible here%s", p.Adopt, suggest.Nearest(p.Adopt, p.Adoptable()))
 	}
 	if _, err := export.ParseClients(p.Clients); err != nil {
 		return err
@@ -232,6 +232,19 @@ func (p Pool) validate(before []Pool) error {
 		}
 	}
 	return nil
+}
+
+// Adoptable are the programs whose volumes the pool can take over.
+func (p Pool) Adoptable() []string {
+	switch {
+	case p.Subdir != nil:
+		return []string{AdoptNFSSubdir}
+	case p.ZFS != nil && (p.Exporter == ExporterZFSShare || p.Exporter == ExporterNone):
+		return []string{AdoptZFSProvisioner, AdoptPVManager}
+	case p.ZFS != nil: // clients have mounted what the host's own server exports
+		return nil
+	}
+	return []string{AdoptNFSProvisioner}
 }
 
 func (p Pool) validateDir() error {

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
 
 	v1 "k8s.io/api/core/v1"
@@ -75,13 +73,17 @@ func adoptablePV(pv *v1.PersistentVolume) adopt.PV {
 	return a
 }
 
-// TakeCharge has the provisioner of a name delete PersistentVolumes when their claims are
-// gone, or keep them, as reclaim says by their names: of a program that did without Kubernetes'
-// own policy, and without the annotation that says whose they are.
-func (c Client) TakeCharge(ctx context.Context, provisioner string, reclaim map[string]volume.Reclaim) error {
-	for _, name := range slices.Sorted(maps.Keys(reclaim)) {
+// TakeCharge has the provisioner of a name delete those of pvs that reclaim names when their
+// claims are gone, or keep them, as it says: of a program that did without Kubernetes' own
+// policy, and without the annotation that tells whose they are. Those that have it are left as they are.
+func (c Client) TakeCharge(ctx context.Context, provisioner string, pvs []adopt.PV, reclaim map[string]volume.Reclaim) error {
+	for _, pv := range pvs {
+		how, ours := reclaim[pv.Name]
+		if !ours || pv.Annotations[annProvisionedBy] == provisioner {
+			continue
+		}
 		policy := v1.PersistentVolumeReclaimRetain
-		if reclaim[name] == volume.ReclaimDelete {
+		if how == volume.ReclaimDelete {
 			policy = v1.PersistentVolumeReclaimDelete
 		}
 		patch, err := json.Marshal(map[string]any{
@@ -91,9 +93,9 @@ func (c Client) TakeCharge(ctx context.Context, provisioner string, reclaim map[
 		if err != nil {
 			return err
 		}
-		_, err = c.CoreV1().PersistentVolumes().Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
+		_, err = c.CoreV1().PersistentVolumes().Patch(ctx, pv.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 		if err != nil && !apierrors.IsNotFound(err) {
-			return fmt.Errorf("saying on PersistentVolume %s that provisioner %s reclaims it: %w", name, provisioner, err)
+			return fmt.Errorf("saying on PersistentVolume %s that provisioner %s reclaims it: %w", pv.Name, provisioner, err)
 		}
 	}
 	return nil

@@ -87,10 +87,15 @@ func TestTakingChargeOfPersistentVolumes(t *testing.T) {
 	if err != nil || len(found) != 2 || len(others) != 1 {
 		t.Fatalf("found %v and %v, %v", found, others, err)
 	}
-	// One that is gone by now is no error.
-	reclaim := map[string]volume.Reclaim{"a": volume.ReclaimDelete, "b": volume.ReclaimRetain, "c": volume.ReclaimDelete}
-	if err := (Client{Interface: client}).TakeCharge(t.Context(), "pvmanager.wimsey.us", reclaim); err != nil {
+	// One that is gone by now is no error, and one that says already whose it is stays as it is.
+	done := adopt.PV{Name: volumeName, Annotations: map[string]string{annProvisionedBy: "pvmanager.wimsey.us"}}
+	found = append(found, adopt.PV{Name: "gone"}, done, adopt.PV{Name: "not adopted"})
+	reclaim := map[string]volume.Reclaim{"a": volume.ReclaimDelete, "b": volume.ReclaimRetain, "gone": volume.ReclaimDelete, volumeName: volume.ReclaimRetain}
+	if err := (Client{Interface: client}).TakeCharge(t.Context(), "pvmanager.wimsey.us", found, reclaim); err != nil {
 		t.Fatal(err)
+	}
+	if pv, err := client.CoreV1().PersistentVolumes().Get(t.Context(), volumeName, metav1.GetOptions{}); err != nil || pv.Spec.PersistentVolumeReclaimPolicy != v1.PersistentVolumeReclaimDelete {
+		t.Errorf("one that was not to be changed: %+v, %v", pv, err)
 	}
 	for name, want := range map[string]v1.PersistentVolumeReclaimPolicy{"a": v1.PersistentVolumeReclaimDelete, "b": v1.PersistentVolumeReclaimRetain} {
 		pv, err := client.CoreV1().PersistentVolumes().Get(t.Context(), name, metav1.GetOptions{})
@@ -99,7 +104,7 @@ func TestTakingChargeOfPersistentVolumes(t *testing.T) {
 		}
 	}
 	failing(client, "patch", "persistentvolumes")
-	if err := (Client{Interface: client}).TakeCharge(t.Context(), "pvmanager.wimsey.us", reclaim); !errors.Is(err, errAPI) {
+	if err := (Client{Interface: client}).TakeCharge(t.Context(), "pvmanager.wimsey.us", found, reclaim); !errors.Is(err, errAPI) {
 		t.Errorf("without an API server: got error %v, want %v", err, errAPI)
 	}
 }

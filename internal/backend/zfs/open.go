@@ -79,7 +79,7 @@ func look(ctx context.Context, o Options) (_ *Backend, err error) {
 		o: o, places: map[volume.Name]volume.RelPath{}, discarded: map[volume.Name]bool{},
 		shared: map[string]bool{}, remounted: map[string]bool{},
 	}
-	all, err := b.ask(ctx, []string{"type", "mounted", "mountpoint", propRecord}, o.Dataset)
+	all, err := b.ask(ctx, []string{"type", "mounted", "mountpoint", "sharenfs", propRecord}, o.Dataset)
 	if err != nil {
 		return nil, fmt.Errorf("dataset %s: %w", o.Dataset, meaning(err))
 	}
@@ -88,6 +88,12 @@ func look(ctx context.Context, o Options) (_ *Backend, err error) {
 		return nil, err
 	}
 	b.root = d.value("mountpoint")
+	if b.o.Share == ShareInherit {
+		if b.o.Share = d.value("sharenfs"); b.o.Share == off || !printable(b.o.Share) {
+			return nil, fmt.Errorf("dataset %s is not shared (its sharenfs is %s), and the volumes are to be shared as it is: set it (zfs set sharenfs=on %s)",
+				o.Dataset, b.o.Share, o.Dataset)
+		}
+	}
 	if !o.Local {
 		return b, nil
 	}

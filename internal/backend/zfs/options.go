@@ -33,6 +33,9 @@ const (
 	OnClonesPromote OnClones = "promote"
 )
 
+// ShareInherit is a value of Options.Share.
+const ShareInherit = "inherit"
+
 // Options of Open.
 type Options struct {
 	// Dataset is the parent of all volumes, like tank/volumes. It exists and is mounted.
@@ -45,7 +48,7 @@ type Options struct {
 	// waits for that process to end instead of giving up.
 	Wait func()
 	// Share is the sharenfs of each volume, in the words of the pool's host; "" and "off":
-	// ZFS shares none of them, and there is no Sharer.
+	// ZFS shares none of them, and there is no Sharer. ShareInherit: that of the parent when it is opened.
 	Share string
 	// Sizing is that of volumes whose Settings do not say; "" is volume.SizingBoth.
 	Sizing volume.Sizing

@@ -217,7 +217,7 @@ func (b *Backend) Get(ctx context.Context, n volume.Name) (volume.Volume, error)
 }
 
 // Properties that tell all of a volume.
-var volumeProperties = []string{propRecord, "mounted", "mountpoint", "origin", "sharenfs", "referenced", "refquota", "refreservation", "available", "used"}
+var volumeProperties = []string{propRecord, "mounted", "mountpoint", "origin", "sharenfs", "referenced", "refquota", "quota", "refreservation", "available", "used"}
 
 // read reads the dataset of n, and with it the pool's room.
 func (b *Backend) read(ctx context.Context, n volume.Name) (volume.Volume, *dataset, error) {
@@ -338,6 +338,11 @@ func (b *Backend) Update(ctx context.Context, v volume.Volume) (volume.Volume, e
 func (b *Backend) resize(ctx context.Context, v volume.Volume, d *dataset) error {
 	defer b.forget(d.name)
 	size := strconv.FormatInt(v.Size, 10)
+	if quota := d.number("quota"); quota > 0 && quota < uint64(v.Size) { // which another program has set; see Adopt
+		if _, err := b.zfs(ctx, "set", "quota="+size, d.name); err != nil {
+			return err
+		}
+	}
 	if v.Sizing == volume.SizingQuota || v.Sizing == volume.SizingBoth {
 		// First, because a reservation may not be more. After a crash between the two it is asked again.
 		if _, err := b.zfs(ctx, "set", "refquota="+size, d.name); err != nil {
