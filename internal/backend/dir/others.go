@@ -190,8 +190,11 @@ func (f *otherFolder) read(b *Backend, folder string) error {
 		}
 		r := otherRecord{info: info}
 		r.volume, r.err = readOther(b.root, folder, e.Name())
-		if errors.Is(r.err, fs.ErrNotExist) {
+		switch {
+		case errors.Is(r.err, fs.ErrNotExist):
 			continue
+		case errors.Is(r.err, volume.ErrUnknown): // to remember that would be to pass over a volume
+			return r.err
 		}
 		records[e.Name()] = r
 	}
@@ -211,7 +214,7 @@ func readOther(root *os.Root, folder, file string) (volume.Volume, error) {
 	}
 	text, err := root.ReadFile(path.Join(folder, "volumes", file))
 	if err != nil {
-		return volume.Volume{}, err
+		return volume.Volume{}, readError(true, err)
 	}
 	return parseRecord(folder, n, text)
 }

@@ -114,6 +114,40 @@ func TestDamagedRecordsOfOtherClusters(t *testing.T) {
 	wantContent(t, theirs.Dir, "pvc-1")
 }
 
+// A share that does not answer for a moment: nothing is made where another cluster's volume
+// may be, and the next try finds that out.
+func TestRecordsThatCannotBeReadNow(t *testing.T) {
+	both := clusters(t, "east", "west")
+	theirs := createAt(t, both[0], "pvc-1", "ns/a")
+	record := filepath.Join(both[0].root, ".berth/clusters/east/volumes/pvc-1.json")
+	text, err := os.ReadFile(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Remove(record), os.Mkdir(record, 0o700)); err != nil { // which read(2) refuses
+		t.Fatal(err)
+	}
+	for _, path := range []string{"ns/a/in/it", "ns/b"} {
+		if _, err := both[1].Create(t.Context(), volumetest.SpecAt(t, "pvc-2", path)); !errors.Is(err, volume.ErrUnknown) {
+			t.Errorf("another cluster's record: %s: got error %v, want %v", path, err, volume.ErrUnknown)
+		}
+	}
+	if _, err := both[0].Get(t.Context(), theirs.Name); err == nil || errors.Is(err, volume.ErrUnknown) || errors.Is(err, volume.ErrNotFound) {
+		t.Errorf("on a disk: got error %v, want that of the file", err)
+	}
+	dir.TakeForShare(both[0].Backend)
+	if _, err := both[0].Get(t.Context(), theirs.Name); !errors.Is(err, volume.ErrUnknown) {
+		t.Errorf("on a share: got error %v, want %v", err, volume.ErrUnknown)
+	}
+	if err := errors.Join(os.Remove(record), os.WriteFile(record, text, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := both[1].Create(t.Context(), volumetest.SpecAt(t, "pvc-2", "ns/a/in/it")); !errors.Is(err, volume.ErrForeign) {
+		t.Errorf("in another cluster's volume: got error %v, want %v", err, volume.ErrForeign)
+	}
+	createAt(t, both[1], "pvc-2", "ns/b")
+}
+
 // Of clusters that begin at once, at the most one gets a path.
 func TestClustersThatBeginAtOnce(t *testing.T) {
 	three := clusters(t, "east", "west", "")

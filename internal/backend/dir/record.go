@@ -104,7 +104,7 @@ func (s recordStore) read(n volume.Name) (v volume.Volume, before volume.State, 
 		return volume.Volume{}, "", fmt.Errorf("%w: %s", volume.ErrNotFound, n)
 	}
 	if err != nil {
-		return volume.Volume{}, "", fmt.Errorf("record of volume %s: %w", n, err)
+		return volume.Volume{}, "", fmt.Errorf("record of volume %s: %w", n, readError(s.onNFS, err))
 	}
 	v, err = parseRecord(s.folder, n, text)
 	before = v.State
@@ -115,6 +115,15 @@ func (s recordStore) read(n volume.Name) (v volume.Volume, before volume.State, 
 		before = volume.StateDiscarded
 	}
 	return v, before, err
+}
+
+// readError gives the error of reading a record its meaning. On a disk it is that file which is
+// damaged. A share may have ceased to answer, and answer again: the record is as good as ever.
+func readError(onNFS bool, err error) error {
+	if !onNFS || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", volume.ErrUnknown, err)
 }
 
 // parseRecord reads the record of n in folder. One that was damaged or written by hand may
