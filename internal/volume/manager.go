@@ -55,6 +55,9 @@ type Manager struct {
 	// unreadable are how many records cannot be read: nobody knows where their volumes lie.
 	// Recover fills it in.
 	unreadable int
+	// unfinished are deletions that were cut off and could not be ended yet. Recover fills it
+	// in, then it is Run's.
+	unfinished []Name
 	// adopted are volumes that another program made. Recover fills it in.
 	adopted map[Name]Volume
 }
@@ -160,10 +163,12 @@ func (m *Manager) Reports(ctx context.Context) iter.Seq2[Report, error] {
 }
 
 // Run purges in the background until ctx ends, and removes the archives that the pool's
-// policy does not keep. What is not done by then is gone on with after the next start.
+// policy does not keep, and goes on with what Recover could not end. What is not done by
+// then is gone on with after the next start.
 func (m *Manager) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	running.Go(func() { m.purge.run(ctx) })
+	running.Go(func() { m.finishForever(ctx) })
 	if m.pool.Archives != (ArchivePolicy{}) && m.archive != nil {
 		running.Go(func() { m.expireForever(ctx) })
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/berth-storage/berth/internal/export"
@@ -56,10 +57,43 @@ func (m *Manager) Recover(ctx context.Context) ([]export.Export, error) {
 		m.count(v) // until it is done, it lies where it lies
 		// Not exported yet in this run of the server, so there is nothing to withdraw.
 		if err := m.finish(ctx, v); err != nil {
-			m.pool.Log.Error("a deletion that was cut off cannot be ended", "volume", v.Name, "err", err)
+			m.pool.Log.Error("a deletion that was cut off cannot be ended yet", "volume", v.Name, "err", err)
+			m.unfinished = append(m.unfinished, v.Name)
 		}
 	}
 	return want, nil
+}
+
+// finishForever ends the deletions that Recover could not end: their PersistentVolumes may be
+// gone, so that nobody else asks for it.
+func (m *Manager) finishForever(ctx context.Context) {
+	for pause := purgeRetryMin; len(m.unfinished) > 0; pause = min(2*pause, purgeRetryMax) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		m.unfinished = slices.DeleteFunc(m.unfinished, func(n Name) bool {
+			err := m.finishLater(ctx, n)
+			if err != nil && ctx.Err() == nil {
+				m.pool.Log.Warn("a deletion that was cut off cannot be ended yet", "volume", n, "err", err)
+			}
+			return err == nil
+		})
+	}
+}
+
+func (m *Manager) finishLater(ctx context.Context, n Name) error {
+	unlock, err := m.names.lock(ctx, n)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	v, found, err := m.findUndeleted(ctx, n)
+	if !found || v.State != StateDiscarded && v.State != StateArchiving {
+		return err
+	}
+	return m.finish(ctx, v)
 }
 
 // finish ends a deletion that was cut off.

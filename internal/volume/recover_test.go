@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -104,6 +105,41 @@ func TestRecoverGoesOnWhenADeletionCannotBeEnded(t *testing.T) {
 		if !strings.Contains(f.logged.text(), "volume=pvc-1") {
 			t.Errorf("the log does not name pvc-1: %s", f.logged.text())
 		}
+	})
+}
+
+// Whatever was in the way then, as a share that did not answer, it is tried again.
+func TestWhatRecoverCouldNotEndIsEndedLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		f.create(t, "pvc-1")
+		f.delete(t, "pvc-1")
+		f.createAt(t, "pvc-2", "ns/a", onDelete(volume.OnDeleteArchive))
+		f.change(t, "pvc-2", func(v *volume.Volume) {
+			v.State, v.ArchivePath, v.Ended = volume.StateArchiving, "archived-ns/a", v.Created
+		})
+		f.create(t, "pvc-3")
+		f.delete(t, "pvc-3")
+		f.journal.fail(volume.ErrBusy, "Discard pvc-1", "Archive pvc-2", "Discard pvc-3")
+		f.restart(t)
+		f.run(t)
+		time.Sleep(time.Minute)
+		wantStates(t, f, map[string]volume.State{
+			"pvc-1": volume.StateDiscarded, "pvc-2": volume.StateArchiving, "pvc-3": volume.StateDiscarded,
+		})
+		f.journal.fail(volume.ErrBusy, "Discard pvc-3")
+		f.delete(t, "pvc-2") // by its PersistentVolume, which is still there
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		wantStates(t, f, map[string]volume.State{"pvc-2": volume.StateArchived, "pvc-3": volume.StateDiscarded})
+		f.journal.take()
+		f.journal.hook(nil)
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		wantCalls(t, f, "Discard pvc-3", "Purge pvc-3")
+		wantStates(t, f, map[string]volume.State{"pvc-2": volume.StateArchived})
+		f.create(t, "pvc-4")
+		f.createAt(t, "pvc-5", "ns/a") // its path is free
 	})
 }
 
