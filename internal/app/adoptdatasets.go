@@ -10,7 +10,6 @@ import (
 	"github.com/berth-storage/berth/internal/adopt"
 	"github.com/berth-storage/berth/internal/backend/zfs"
 	"github.com/berth-storage/berth/internal/config"
-	"github.com/berth-storage/berth/internal/run"
 	"github.com/berth-storage/berth/internal/volume"
 )
 
@@ -122,20 +121,13 @@ func (a *app) adoptFromDatasets(ctx context.Context, c config.Pool, program stri
 	if err != nil {
 		return report, err
 	}
-	var runner zfs.Runner = run.Here{}
-	if c.ZFS.SSH != nil {
-		o, err := sshOptions(c.ZFS.SSH)
-		if err != nil {
-			return report, err
-		}
-		host, err := run.NewSSH(o)
-		if err != nil {
-			return report, err
-		}
-		defer host.Close()
-		runner = host
+	host, done, err := runner(c.ZFS)
+	if err != nil {
+		return report, err
 	}
-	o := a.datasetOptions(c, runner)
+	defer done()
+	o := datasetOptions(c.ZFS, host)
+	o.Log = a.log
 	if dryRun {
 		view, err := zfs.OpenView(ctx, o)
 		if err != nil {
