@@ -130,7 +130,7 @@ func (l *link) keep(beats io.Writer, stop <-chan struct{}) {
 		answer := make(chan error, 1)
 		go func() {
 			if beats != nil {
-				if _, err := io.WriteString(beats, "\n"); err != nil {
+				if _, err := io.WriteString(beats, "."); err != nil {
 					answer <- err
 					return
 				}

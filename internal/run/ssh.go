@@ -43,7 +43,7 @@ type SSHOptions struct {
 	Limit      time.Duration // how long one command may take; 0 is a minute
 	Sessions   int           // commands at a time; 0 is what sshd allows by default
 	// Lock is a command that says the line "locked" and then lives until its input
-	// ends; each newline in that says that Berth is alive. It is run as the first thing on a
+	// ends; each byte of that says that Berth is there. It is run as the first thing on a
 	// connection, and without it nothing else is. See SSH.Lost.
 	Lock []string
 
