@@ -3,8 +3,9 @@
 set -eu
 
 packages="nfs-ganesha nfs-ganesha-vfs dbus rpcbind nfs-common libnfs-utils btrfs-progs e2fsprogs xfsprogs
-user-mode-linux debootstrap iproute2 kmod buildah runc systemd zfs-fuse"
-programs="ganesha.nfsd dbus-daemon rpcbind rpc.statd nfs-cat mkfs.btrfs mkfs.ext4 mkfs.xfs linux.uml debootstrap ip depmod buildah runc systemd-analyze zfs-fuse"
+user-mode-linux debootstrap iproute2 kmod buildah runc systemd zfs-fuse openssh-server openssh-client sudo"
+programs="ganesha.nfsd dbus-daemon rpcbind rpc.statd nfs-cat mkfs.btrfs mkfs.ext4 mkfs.xfs linux.uml debootstrap ip depmod buildah runc
+systemd-analyze zfs-fuse sshd ssh-keygen sudo"
 PATH=$PATH:/usr/sbin:/sbin # not in everyone's PATH, even root's
 
 fail() {
@@ -41,6 +42,7 @@ services=""
 installed rpcbind || services="rpcbind.service rpcbind.socket"
 installed nfs-common || services="$services nfs-client.target"
 installed zfs-fuse || services="$services zfs-fuse.service"
+installed openssh-server || services="$services ssh.service ssh.socket"
 installed nfs-ganesha || services="$services nfs-ganesha.service nfs-ganesha-lock.service"
 
 policy=/usr/sbin/policy-rc.d

@@ -25,6 +25,8 @@ const (
 	// firstSignal: a shell's exit status above it says that a signal ended the program
 	// (POSIX, Shell Command Language, 2.8.2).
 	firstSignal = 128
+	// How long Berth waits for a session that sshd refuses: in all one second.
+	sessionPause, sessionPauseMax = 5 * time.Millisecond, 500 * time.Millisecond
 )
 
 // SSHOptions say how to reach another host, and who to be there.
@@ -163,27 +165,9 @@ func (c *call) unknown(err error) error {
 
 // run runs c to its end, which may come long after ctx's.
 func (h *SSH) run(ctx context.Context, c *call) ([]byte, error) {
-	var session *ssh.Session
-	for again := true; ; again = false {
-		l, err := h.connected(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w: %w", c.program, ErrNotStarted, err)
-		}
-		session, err = l.client.NewSession()
-		if err == nil {
-			break
-		}
-		refused, ok := errors.AsType[*ssh.OpenChannelError](err)
-		switch {
-		case ok:
-			return nil, fmt.Errorf("%s: %w: its sshd refuses another session (%s %s): it may allow fewer than the %d that Berth uses (MaxSessions in sshd_config), or programs hang there",
-				c.program, ErrNotStarted, refused.Reason, refused.Message, h.o.Sessions)
-		case !again:
-			return nil, fmt.Errorf("%s: %w: the connection was lost: %w", c.program, ErrNotStarted, err)
-		}
-		// The connection was lost while nobody used it, and nothing was sent.
-		l.hangUp()
-		<-l.gone
+	session, err := h.session(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", c.program, ErrNotStarted, err)
 	}
 	defer session.Close()
 	if c.begun.Swap(true) {
@@ -198,7 +182,7 @@ func (h *SSH) run(ctx context.Context, c *call) ([]byte, error) {
 		_ = session.Signal(ssh.SIGKILL) // OpenSSH passes it on unless a command is forced
 		_ = session.Close()
 	})()
-	err := session.Wait()
+	err = session.Wait()
 	exit, ended := errors.AsType[*ssh.ExitError](err)
 	switch {
 	case err == nil:
@@ -207,6 +191,39 @@ func (h *SSH) run(ctx context.Context, c *call) ([]byte, error) {
 		return nil, &ExitError{Program: c.program, Status: exit.ExitStatus(), Stderr: strings.TrimSpace(stderr.String()), Stdout: stdout.Bytes()}
 	default:
 		return nil, c.unknown(err)
+	}
+}
+
+// session opens one on a connection that lives.
+func (h *SSH) session(ctx context.Context) (*ssh.Session, error) {
+	again := true
+	for pause := sessionPause; ; {
+		l, err := h.connected(ctx)
+		if err != nil {
+			return nil, err
+		}
+		session, err := l.client.NewSession()
+		if err == nil {
+			return session, nil
+		}
+		refused, ok := errors.AsType[*ssh.OpenChannelError](err)
+		switch {
+		case ok && pause > sessionPauseMax:
+			return nil, fmt.Errorf("its sshd refuses another session (%s, %s): it may allow fewer than the %d that Berth uses (MaxSessions in sshd_config), or programs hang there",
+				refused.Reason, refused.Message, h.o.Sessions)
+		case ok: // sshd forgets a session a little after its end
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+			}
+			pause *= 2
+		case again: // the connection was lost while nobody used it, and nothing was sent
+			again = false
+			l.hangUp()
+			<-l.gone
+		default:
+			return nil, fmt.Errorf("the connection was lost: %w", err)
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -92,7 +93,7 @@ func (s *server) write(name, text string) {
 // ask sends line, as sshd hands it over, and gives what was run: nil if nothing was.
 func (s *server) ask(line string) (ran []string, status int, stderr string) {
 	s.t.Helper()
-	argv := append(s.shell, s.script, parent)
+	argv := slices.Concat(s.shell, []string{s.script, parent})
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = append(os.Environ(), "SSH_ORIGINAL_COMMAND="+line, "FAKE_ROOT="+s.root)
 	var stdout, errors bytes.Buffer
@@ -255,7 +256,7 @@ func TestScriptNeedsAParent(t *testing.T) {
 	for name, shell := range shells {
 		s := newServer(t, shell)
 		for _, args := range [][]string{{}, {""}, {"/"}, {"/tank"}, {"tank/"}, {"tank//volumes"}, {"tank/../rpool"}, {"tank/.."}, {"tank/."}, {"-r"}, {"tank volumes"}, {"tank", "x"}, {"tank/*"}} {
-			argv := append(append(s.shell, s.script), args...)
+			argv := slices.Concat(s.shell, []string{s.script}, args)
 			cmd := exec.Command(argv[0], argv[1:]...)
 			cmd.Env = append(os.Environ(), "SSH_ORIGINAL_COMMAND=zfs list tank", "FAKE_ROOT="+s.root)
 			out, err := cmd.Output()
