@@ -43,6 +43,7 @@ func (a *app) datasetsTerm(ctx context.Context, p *remotePool, opened func()) er
 	if err != nil {
 		return err
 	}
+	o.Lock = []string{"berth-zfs", "lock", p.config.ZFS.Dataset} // of deploy/zfs-server, if that is there
 	host, err := run.NewSSH(o)
 	if err != nil {
 		return err

@@ -53,6 +53,7 @@ func runTests(m *testing.M) (status int, err error) {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, leftMounts(folder), leftProcesses(folder)) }()
+	defer func() { err = errors.Join(err, stopZFS()) }()
 
 	ctx := context.Background()
 	if shared.binary, err = harness.Program(ctx, folder, "cmd/berth"); err != nil {

@@ -144,6 +144,7 @@ type Options struct {
 	NFSHost     string // an address of this host to serve NFS on; 127.0.0.1 if empty
 	NFSPort     int
 	Public      bool     // serve on all addresses, and have this host's own in PersistentVolumes
+	Storage     string   // YAML of what the pool is made of, if not of directories in Root, as in "zfs: {…}"
 	Pool        string   // more YAML for the pool, as in "maxVolumes: 3"
 	Config      string   // more YAML for berth.yaml, below the pool and the NFS server; see writeConfig
 	Ganesha     string   // more YAML for the key ganesha, as in "gracePeriod: 5s"
@@ -176,7 +177,7 @@ func StartBerth(o Options) (*Berth, error) {
 func (o Options) writeConfig(httpPort int) (string, error) {
 	file := filepath.Join(o.Folder, fmt.Sprintf("berth-%d.yaml", httpPort))
 	var b strings.Builder
-	fmt.Fprintf(&b, "pools:\n- name: local\n  provisioner: %s\n  dir: {root: %s}\n", o.Provisioner, o.Root)
+	fmt.Fprintf(&b, "pools:\n- name: local\n  provisioner: %s\n  %s\n", o.Provisioner, cmp.Or(o.Storage, fmt.Sprintf("dir: {root: %s}", o.Root)))
 	if o.Pool != "" {
 		b.WriteString("  " + o.Pool + "\n")
 	}
