@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
-	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -150,6 +149,10 @@ func (p *provisioner) provisionIn(ctx context.Context, pool *Pool, r request) (*
 	if err != nil {
 		return nil, stateOf(err), err
 	}
+	mounts, err := params.mountsOf(r.StorageClass)
+	if err != nil {
+		return nil, stateOf(err), err
+	}
 	spec, err := specOf(r.PVC, r.StorageClass, p.cluster, r.name, params)
 	if err != nil {
 		return nil, stateOf(err), err
@@ -165,9 +168,12 @@ func (p *provisioner) provisionIn(ctx context.Context, pool *Pool, r request) (*
 		return nil, stateOf(err), err
 	}
 	if how.kind == VolumeNFS {
-		if how.server, err = p.serverOf(ctx, params); err != nil {
-			return nil, controller.ProvisioningNoChange, fmt.Errorf("the address of the NFS server: %w", err)
-		}
+		how.server, err = p.serverOf(ctx, params)
+	} else {
+		mounts = nil // they are NFS' own, and kubelet would refuse them
+	}
+	if err != nil {
+		return nil, controller.ProvisioningNoChange, fmt.Errorf("the address of the NFS server: %w", err)
 	}
 	// The library's cache may be behind: a volume made for a claim that is gone
 	// would be made in vain.
@@ -184,7 +190,7 @@ func (p *provisioner) provisionIn(ctx context.Context, pool *Pool, r request) (*
 	}
 	p.log.Info("made a volume", "volume", handle{pool.Volumes.Pool(), v.Name}.String(), "claim", v.Claim.String(), "bytes", v.Size)
 	p.advisor.advise(r.PVC, v, r.StorageClass.Name, pool.Volumes.Pool())
-	return persistentVolume(r.ProvisionOptions, v, params, how), controller.ProvisioningFinished, nil
+	return persistentVolume(r.ProvisionOptions, v, params, how, mounts), controller.ProvisioningFinished, nil
 }
 
 // serverOf is the address that clients mount a pool's volumes from.
@@ -198,11 +204,8 @@ func (p *provisioner) serverOf(ctx context.Context, params parameters) (string, 
 	return p.address.resolve(ctx)
 }
 
-func persistentVolume(o controller.ProvisionOptions, v volume.Volume, params parameters, how access) *v1.PersistentVolume {
-	pool, mountOptions := params.pool, o.StorageClass.MountOptions
-	if mountOptions == nil && params.mountOptions != "" {
-		mountOptions = strings.FieldsFunc(params.mountOptions, func(r rune) bool { return r == ',' || r == ' ' })
-	}
+func persistentVolume(o controller.ProvisionOptions, v volume.Volume, params parameters, how access, mounts []string) *v1.PersistentVolume {
+	pool := params.pool
 	capacity := o.PVC.Spec.Resources.Requests[v1.ResourceStorage]
 	if capacity.CmpInt64(v.Size) < 0 { // storage that limits in blocks gives whole ones
 		capacity = *resource.NewQuantity(v.Size, resource.BinarySI)
@@ -221,7 +224,7 @@ func persistentVolume(o controller.ProvisionOptions, v volume.Volume, params par
 			PersistentVolumeReclaimPolicy: reclaimPolicy(o.StorageClass, params),
 			AccessModes:                   how.modes(o.PVC.Spec.AccessModes, pool.ZFS != nil && pool.ZFS.WidenAccessModes),
 			Capacity:                      v1.ResourceList{v1.ResourceStorage: capacity},
-			MountOptions:                  mountOptions,
+			MountOptions:                  mounts,
 			PersistentVolumeSource:        reached,
 			NodeAffinity:                  affinity,
 		},

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 
+	storagev1 "k8s.io/api/storage/v1"
+
 	"github.com/berth-storage/berth/internal/volume"
 	"github.com/berth-storage/berth/internal/zfsproperty"
 )
@@ -149,6 +151,30 @@ func (p *parameters) setProperty(key, value string) error {
 	}
 	p.settings.Properties[property.ZFS] = native
 	return nil
+}
+
+// mountsOf are the mount options of a class. A fork of kubernetes-zfs-provisioner has the
+// volume's group among them, as gid=5000, which is none that NFS knows.
+func (p *parameters) mountsOf(class *storagev1.StorageClass) ([]string, error) {
+	options := class.MountOptions
+	if options == nil && p.mountOptions != "" {
+		options = strings.FieldsFunc(p.mountOptions, func(r rune) bool { return r == ',' || r == ' ' })
+	}
+	if p.pool.ZFS == nil {
+		return options, nil
+	}
+	isGroup := func(option string) bool { return strings.HasPrefix(option, "gid=") }
+	i := slices.IndexFunc(options, isGroup)
+	if i < 0 {
+		return options, nil
+	}
+	if err := p.setGroup(strings.TrimPrefix(options[i], "gid=")); err != nil {
+		return nil, fmt.Errorf("%w: mount option %s of the StorageClass: the group is not %w", volume.ErrInvalid, options[i], err)
+	}
+	if parameter(class.Parameters, "mode") == "" {
+		p.owner.Mode = modeOfGroup
+	}
+	return slices.DeleteFunc(slices.Clone(options), isGroup), nil
 }
 
 // checkType refuses a type that the pool cannot have.

@@ -150,6 +150,9 @@ func TestTypesOfPersistentVolumes(t *testing.T) {
 		case pv.Spec.Local != nil && pv.Spec.Local.Path == at:
 			got = "local"
 		}
+		if mounts := pv.Spec.MountOptions; (mounts == nil) != (got != "nfs") {
+			t.Errorf("%v: the mount options are %v", row, mounts)
+		}
 		if a := pv.Spec.NodeAffinity; a != nil {
 			e := a.Required.NodeSelectorTerms[0].MatchExpressions[0]
 			if e.Key != "kubernetes.io/hostname" || e.Operator != v1.NodeSelectorOpIn {
@@ -164,6 +167,42 @@ func TestTypesOfPersistentVolumes(t *testing.T) {
 		if share := volumes.created[0].Settings.Share; (share == "off") != private || share != "" && !private {
 			t.Errorf("%v: the dataset is shared with %q", row, share)
 		}
+	}
+}
+
+// A fork of kubernetes-zfs-provisioner has the group of volumes among the mount options.
+func TestGroupAmongMountOptions(t *testing.T) {
+	for _, c := range []struct {
+		options []string
+		mode    string
+		want    []string
+		owner   volume.Owner
+	}{
+		{[]string{"hard", "gid=5000", "nolock"}, "", []string{"hard", "nolock"}, volume.Owner{UID: 1, GID: 5000, Mode: 0o2771}},
+		{[]string{"gid=5000"}, "0750", []string{}, volume.Owner{UID: 1, GID: 5000, Mode: 0o750}},
+		{[]string{"hard"}, "", []string{"hard"}, volume.Owner{UID: 1, GID: 2, Mode: 0o2770}},
+	} {
+		pool, volumes := newZFSPool("zfs")
+		class := newClass()
+		class.MountOptions = c.options
+		if c.mode != "" {
+			class.Parameters = map[string]string{"mode": c.mode}
+		}
+		pv := provision(t, newClaim(), class, pool)
+		if !slices.Equal(pv.Spec.MountOptions, c.want) || volumes.created[0].Owner != c.owner {
+			t.Errorf("%v: got %v and %+v", c.options, pv.Spec.MountOptions, volumes.created[0].Owner)
+		}
+	}
+	pool, _ := newZFSPool("zfs")
+	class := newClass()
+	class.MountOptions = []string{"gid=staff"}
+	if _, _, err := newProvisioner(newClient(newClaim()), pool).Provision(t.Context(), options(newClaim(), class)); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), "mount option gid=staff") {
+		t.Errorf("a group by name: got error %v", err)
+	}
+	local, _ := newPool("local")
+	class.MountOptions = []string{"gid=5"}
+	if pv := provision(t, newClaim(), class, local); !slices.Equal(pv.Spec.MountOptions, []string{"gid=5"}) {
+		t.Errorf("of a pool of directories they are %v", pv.Spec.MountOptions)
 	}
 }
 

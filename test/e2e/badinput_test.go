@@ -88,7 +88,7 @@ func badClaims() map[string]badClaim {
 			edit: func(c *v1.PersistentVolumeClaimSpec) {
 				c.DataSource = &v1.TypedLocalObjectReference{Kind: "PersistentVolumeClaim", Name: "original"}
 			},
-			words: []string{"PersistentVolumeClaim", "original", "empty volume"},
+			words: []string{"dataSource", "original", "does not exist"},
 		},
 		"restore": {
 			edit: func(c *v1.PersistentVolumeClaimSpec) {

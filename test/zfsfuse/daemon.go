@@ -105,11 +105,14 @@ func Run(program string, args ...string) (string, error) {
 	return string(out), err
 }
 
-// destroyPool destroys a pool, which is busy for a moment after it was used.
-func destroyPool(pool string) error {
+// Destroy destroys a dataset with all that is in it and comes from it.
+func Destroy(dataset string) error { return patiently("zfs", "destroy", "-R", dataset) }
+
+// patiently runs what destroys something, which is busy for a moment after it was used.
+func patiently(program string, args ...string) error {
 	until := time.Now().Add(started)
 	for {
-		_, err := Run("zpool", "destroy", "-f", pool)
+		_, err := Run(program, args...)
 		if err == nil || !strings.Contains(err.Error(), "busy") || time.Now().After(until) {
 			return err
 		}
@@ -121,7 +124,7 @@ func destroyPool(pool string) error {
 func (d *Daemon) Stop() error {
 	var failed []error
 	for _, pool := range d.pools {
-		failed = append(failed, destroyPool(pool))
+		failed = append(failed, patiently("zpool", "destroy", "-f", pool))
 	}
 	if d.process != nil {
 		d.process.Kill() // it holds nothing any more, and has nothing to say at its end
