@@ -1,11 +1,13 @@
 package kube
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
 
 	"github.com/berth-storage/berth/internal/volume"
@@ -52,6 +54,27 @@ func onlyThere(o controller.ProvisionOptions, node string) bool {
 	return !slices.ContainsFunc(o.PVC.Spec.AccessModes, func(m v1.PersistentVolumeAccessMode) bool {
 		return m == v1.ReadOnlyMany || m == v1.ReadWriteMany
 	})
+}
+
+// checkNode refuses to make a volume that the claim's pod, which has a node already, could
+// not use there. The scheduler is asked for another node, unless an instance of Berth
+// is on that one: then it makes the volume.
+func (p *provisioner) checkNode(ctx context.Context, r request, a access) (controller.ProvisioningState, error) {
+	chosen := r.SelectedNodeName
+	if a.kind == VolumeNFS || chosen == "" || chosen == a.node {
+		return "", nil
+	}
+	// A node's label need not be its name. Roles need not let Berth read nodes.
+	if node, err := p.client.CoreV1().Nodes().Get(ctx, chosen, metav1.GetOptions{}); err == nil && node.Labels[v1.LabelHostname] == a.node {
+		return "", nil
+	}
+	for _, other := range p.taker.instances.others() {
+		if other.node == chosen && p.taker.giveTo(ctx, r.PVC, other.id) {
+			return controller.ProvisioningNoChange, fmt.Errorf("%w: the claim's pod is to run on node %s, whose instance of Berth makes the volume", volume.ErrBusy, chosen)
+		}
+	}
+	return controller.ProvisioningReschedule, fmt.Errorf("%w: the claim's pod is to run on node %s, and only pods on node %s can use a volume of type %s: "+
+		"have the StorageClass say so by allowedTopologies", volume.ErrInvalid, chosen, a.node, a.kind)
 }
 
 // source is what a PersistentVolume of v says of that.

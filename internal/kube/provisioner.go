@@ -167,6 +167,9 @@ func (p *provisioner) provisionIn(ctx context.Context, pool *Pool, r request) (*
 	if err != nil {
 		return nil, stateOf(err), err
 	}
+	if state, err := p.checkNode(ctx, r, how); err != nil {
+		return nil, state, err
+	}
 	if how.kind == VolumeNFS {
 		how.server, err = p.serverOf(ctx, params)
 	} else {

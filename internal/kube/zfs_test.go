@@ -5,10 +5,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
 
 	"github.com/berth-storage/berth/internal/volume"
@@ -166,6 +168,44 @@ func TestTypesOfPersistentVolumes(t *testing.T) {
 		private := strings.EqualFold(row[0], "hostPath") || strings.EqualFold(row[0], "local")
 		if share := volumes.created[0].Settings.Share; (share == "off") != private || share != "" && !private {
 			t.Errorf("%v: the dataset is shared with %q", row, share)
+		}
+	}
+}
+
+// A volume that the pod could not use where it is scheduled is not made.
+func TestPodsOnOtherNodes(t *testing.T) {
+	node := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: "10.0.0.1", Labels: map[string]string{"kubernetes.io/hostname": "zfs-1"}}}
+	for _, c := range []struct {
+		kind, chosen, other string // other is the node of another instance
+		want                controller.ProvisioningState
+		owner               string
+	}{
+		{"local", "zfs-1", "zfs-2", controller.ProvisioningFinished, "zfs-instance"},
+		{"local", "10.0.0.1", "zfs-2", controller.ProvisioningFinished, "zfs-instance"}, // is what is called so
+		{"local", "", "zfs-2", controller.ProvisioningFinished, "zfs-instance"},
+		{"nfs", "zfs-2", "zfs-2", controller.ProvisioningFinished, "zfs-instance"},
+		{"auto", "zfs-2", "zfs-2", controller.ProvisioningFinished, "zfs-instance"},
+		{"local", "zfs-2", "zfs-2", controller.ProvisioningNoChange, "other"},
+		{"hostPath", "zfs-2", "zfs-3", controller.ProvisioningReschedule, "zfs-instance"},
+	} {
+		pool, volumes := newZFSPool("zfs")
+		class := classWith(map[string]string{"type": c.kind})
+		class.VolumeBindingMode = new(storagev1.VolumeBindingWaitForFirstConsumer)
+		claim := annotated(annInstance, "zfs-instance")
+		client := newClient(claim, node)
+		p := newProvisioner(client, pool)
+		for id, on := range map[string]string{"zfs-instance": "zfs-1", "other": c.other} {
+			p.taker.instances.see(leaseOf(t, instance{id: id, node: on, room: map[string]room{"zfs": {1, 1}}}, provisioned, "host", time.Now()))
+		}
+		o := options(claim, class)
+		o.SelectedNodeName = c.chosen
+		_, state, err := p.Provision(t.Context(), o)
+		made := c.want == controller.ProvisioningFinished
+		if state != c.want || (err == nil) != made || (len(volumes.created) == 1) != made || owner(t, client) != c.owner {
+			t.Errorf("%+v: got state %s, error %v, made %v, the claim is %q's", c, state, err, volumes.created, owner(t, client))
+		}
+		if c.want == controller.ProvisioningReschedule && !strings.Contains(err.Error(), "only pods on node zfs-1 can use a volume of type hostPath") {
+			t.Errorf("got error %v", err)
 		}
 	}
 }
