@@ -15,7 +15,8 @@ import (
 )
 
 const (
-	dialLimit = 20 * time.Second // for the connection, the keys and the lock, each
+	dialLimit   = 20 * time.Second // for the connection, the keys and the lock, each
+	unlockLimit = 2 * time.Second
 	// Exit statuses of the command that holds the lock.
 	statusLocked  = 75  // EX_TEMPFAIL of sysexits(3): somebody else has it
 	statusMissing = 127 // env(1): there is no such command
@@ -25,8 +26,8 @@ const (
 type link struct {
 	host   *SSH
 	client *ssh.Client
-	locked bool        // by this connection
-	uncut  func() bool // no longer to be closed with the host
+	beats  io.WriteCloser // the input of what holds the lock; nil: nothing does
+	uncut  func() bool    // no longer to be closed with the host
 
 	ready chan struct{} // closed when the attempt to connect is over; then err says how it went
 	err   error
@@ -62,9 +63,8 @@ func (l *link) connect() {
 	l.uncut = func() bool { return true }
 	defer func() { l.uncut() }()
 	l.err = l.dial()
-	var beats io.WriteCloser
 	if l.err == nil && len(l.host.o.Lock) > 0 {
-		beats, l.err = l.lock()
+		l.beats, l.err = l.lock()
 	}
 	if l.err != nil {
 		l.ended = time.Now()
@@ -77,11 +77,11 @@ func (l *link) connect() {
 	close(l.ready)
 	stop := make(chan struct{})
 	var keeper sync.WaitGroup
-	keeper.Go(func() { l.keep(beats, stop) })
+	keeper.Go(func() { l.keep(stop) })
 	err := l.client.Wait()
 	close(stop)
 	keeper.Wait()
-	if l.locked && l.host.end(fmt.Errorf("the connection to %s, which held the pool's lock, was lost: %w", l.host.o.Host, err)) {
+	if l.beats != nil && l.host.end(fmt.Errorf("the connection to %s, which held the pool's lock, was lost: %w", l.host.o.Host, err)) {
 		close(l.host.lost)
 	}
 }
@@ -112,12 +112,29 @@ func (l *link) dial() error {
 	return nil
 }
 
+// unlock gives the lock back, if this connection has it, and waits a moment for that.
+func (l *link) unlock() {
+	select {
+	case <-l.ready:
+	default:
+		return
+	}
+	if l.beats == nil {
+		return
+	}
+	_ = l.beats.Close()
+	select {
+	case <-l.gone:
+	case <-time.After(unlockLimit):
+	}
+}
+
 // hangUp ends the connection; that it ended already is no error.
 func (l *link) hangUp() { _ = l.client.Close() }
 
 // keep asks the host now and then whether it is there, and ends the connection if it is
 // silent; and tells the keeper of the lock that Berth is there.
-func (l *link) keep(beats io.Writer, stop <-chan struct{}) {
+func (l *link) keep(stop <-chan struct{}) {
 	o := l.host.o
 	tick := time.NewTicker(o.beat)
 	defer tick.Stop()
@@ -129,8 +146,8 @@ func (l *link) keep(beats io.Writer, stop <-chan struct{}) {
 		}
 		answer := make(chan error, 1)
 		go func() {
-			if beats != nil {
-				if _, err := io.WriteString(beats, "."); err != nil {
+			if l.beats != nil {
+				if _, err := io.WriteString(l.beats, "."); err != nil {
 					answer <- err
 					return
 				}
@@ -179,7 +196,6 @@ func (l *link) lock() (beats io.WriteCloser, err error) {
 		return nil, fail(err)
 	}
 	if said, _ := bufio.NewReader(out).ReadString('\n'); said == "locked\n" {
-		l.locked = true
 		go func() {
 			_ = session.Wait()
 			l.hangUp() // no lock, no connection

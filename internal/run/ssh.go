@@ -257,10 +257,13 @@ func (h *SSH) Lost() <-chan struct{} { return h.lost }
 // Close ends the connection, and with it the lock. Commands that run there may go on.
 func (h *SSH) Close() {
 	h.end(fmt.Errorf("the connection to %s was closed", h.o.Host))
-	h.cut()
 	h.mu.Lock()
 	l := h.link
 	h.mu.Unlock()
+	if l != nil {
+		l.unlock()
+	}
+	h.cut()
 	if l != nil {
 		<-l.gone
 	}

@@ -27,7 +27,7 @@ import (
 type Options struct {
 	Dir     string // for its files; exists
 	Command string // what the key is bound to, for the shell; "": any command
-	Lines   string // more lines of sshd_config(5)
+	Lines   string // more lines of sshd_config(5), which go before its own
 	User    string // "" is root
 }
 
@@ -91,8 +91,8 @@ func (s *Server) writeKeys() error {
 		return err
 	}
 	config := strings.Join([]string{
-		"HostKey " + s.path("host_key"), "AuthorizedKeysFile " + s.path("authorized_keys"), "StrictModes no", "UsePAM no",
-		"PasswordAuthentication no", "PermitRootLogin yes", "PidFile none", "UseDNS no", "LogLevel ERROR", s.o.Lines, "",
+		s.o.Lines, "HostKey " + s.path("host_key"), "AuthorizedKeysFile " + s.path("authorized_keys"), "StrictModes no", "UsePAM no",
+		"PasswordAuthentication no", "PermitRootLogin yes", "PidFile none", "UseDNS no", "LogLevel ERROR", "",
 	}, "\n")
 	return os.WriteFile(s.path("sshd_config"), []byte(config), 0o600)
 }

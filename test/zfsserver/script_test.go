@@ -119,6 +119,9 @@ func TestScriptLetsBerthsCommandsThrough(t *testing.T) {
 			{"zfs", "create", "-o", "refquota=1048576", "-o", record, "-o", "sharenfs=rw=@10.0.0.0/8,no_root_squash", "-u", "tank/volumes/pvc-1"},
 			words("zfs create -o mountpoint=none -o canmount=off -o sharenfs=off -o berth:identity=a-b tank/volumes/.berth"),
 			words("zfs get -Hp -o name,property,value,source berth:record,refquota,available tank/volumes tank/volumes/pvc-1"),
+			words("zfs get -Hp -d1 -o name,value all tank/volumes"),
+			words("zfs snapshot -o berth:clone=pvc-2 tank/volumes/pvc-1@berth-pvc-2"),
+			words("zfs destroy -d tank/volumes/.berth/pvc-1@-of_an-Administrator:2"),
 			words("zfs get -Hpr -d 1 -t filesystem -s local all tank/volumes"),
 			words("zfs list -Hp -r -t all -o name,origin,org:x tank/volumes/.berth"),
 			words("zfs list -Hrtsnapshot -oname tank/volumes/pvc-1@pvc-2"),
@@ -216,6 +219,7 @@ func TestScriptRefuses(t *testing.T) {
 		"zfs mount -a", "zfs unmount -a", "zfs share -a", "zfs unshare -a", "zfs mount -o suid tank/volumes/pvc-1", "zfs mount tank/volumes/pvc-1 -O", "zfs snapshot -r tank/volumes/pvc-1@x",
 		"zfs rename -p tank/volumes/pvc-1 tank/volumes/pvc-2", "zfs list -j tank/volumes", "zfs get -H --json all tank/volumes", "zfs get -o", "zfs list -o",
 		"zfs inherit -r sharenfs tank/volumes/pvc-1", "zfs destroy tank/volumes/pvc-1@a%b", "zfs destroy tank/volumes/pvc-1@a,b", "zfs destroy tank/volumes/pvc-1@",
+		"zfs snapshot -o mountpoint=/etc tank/volumes/pvc-1@x", "zfs destroy @x", "zfs destroy tank/other@x", "zfs destroy tank/volumes/pvc-1@../x",
 		"zfs destroy tank/volumes/pvc-1#x", "zfs destroy tank/volumes/pvc-1@x@y", "zfs destroy", "zfs destroy tank/volumes/pvc-1 tank/volumes/pvc-2",
 		// Properties that lead out of the pool, or are none.
 		"zfs create -o mountpoint=/etc tank/volumes/pvc-1", "zfs create -omountpoint=/etc tank/volumes/pvc-1", "zfs create -uomountpoint=/etc tank/volumes/pvc-1",

@@ -26,9 +26,15 @@ type dataset struct {
 	properties map[string]property
 }
 
-// get is the arguments of zfs that ask for properties; parse reads the answer.
+// get is the arguments of zfs that ask for properties, with options of one word each and the
+// datasets in more; parse reads the answer.
 func get(properties []string, more ...string) []string {
-	return append([]string{"get", "-Hp", "-o", "name,property,source,value", strings.Join(properties, ",")}, more...)
+	args := []string{"get", "-Hp", "-o", "name,property,source,value"}
+	// getopt(3) of glibc finds options anywhere, that of others before all else only.
+	for len(more) > 0 && strings.HasPrefix(more[0], "-") {
+		args, more = append(args, more[0]), more[1:]
+	}
+	return append(append(args, strings.Join(properties, ",")), more...)
 }
 
 // parse reads what zfs prints for get: a line for each property, of one dataset after the other. A dataset

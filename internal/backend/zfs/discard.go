@@ -48,7 +48,7 @@ func (b *Backend) Discard(ctx context.Context, n volume.Name) error {
 	if v.State == volume.StateDiscarded {
 		return nil
 	}
-	aside := b.private() + "/" + n.String()
+	aside := b.aside(n)
 	err = b.rename(ctx, d.name, aside)
 	b.forget(d.name)
 	switch {
@@ -59,7 +59,7 @@ func (b *Backend) Discard(ctx context.Context, n volume.Name) error {
 	case said(err, saysExists):
 		return fmt.Errorf("%w: volume %s: there is another dataset %s already, which has to be purged first: %w", volume.ErrBusy, n, aside, err)
 	case errors.Is(err, volume.ErrUnknown):
-		// Which of the two it is the next question is to tell.
+		b.setUnsure(n) // the next question is to tell
 		return fmt.Errorf("discarding volume %s: %w", n, err)
 	default:
 		return b.refused("discarding", v, err)
@@ -109,6 +109,18 @@ func (b *Backend) Purge(ctx context.Context, n volume.Name) error {
 	}
 	b.setDiscarded(n, false)
 	return nil
+}
+
+func (b *Backend) setUnsure(n volume.Name) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.unsure[n] = true
+}
+
+func (b *Backend) isUnsure(n volume.Name) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.unsure[n]
 }
 
 func (b *Backend) isDiscarded(n volume.Name) bool {

@@ -33,7 +33,7 @@ func Inspect(ctx context.Context, o Options) (_ Inspection, err error) {
 	}
 	seen := map[volume.Name]bool{}
 	for _, parent := range []string{b.private(), o.Dataset} { // one that is discarded meanwhile is told of once
-		out, err := b.zfs(ctx, get(volumeProperties, "-d", "1", parent)...)
+		out, err := b.zfs(ctx, get(volumeProperties, "-d1", parent)...)
 		if err != nil {
 			return i, err
 		}

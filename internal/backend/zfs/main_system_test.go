@@ -16,6 +16,7 @@ import (
 	"github.com/berth-storage/berth/internal/volume"
 	"github.com/berth-storage/berth/internal/volume/volumetest"
 	"github.com/berth-storage/berth/test/harness"
+	"github.com/berth-storage/berth/test/sshd"
 	"github.com/berth-storage/berth/test/zfsfuse"
 )
 
@@ -32,6 +33,9 @@ const poolName = "berthtest"
 
 func withPool(m *testing.M) (status int, err error) {
 	if err := harness.OwnMounts(); err != nil {
+		return 1, err
+	}
+	if err := sshd.OwnAccounts(); err != nil {
 		return 1, err
 	}
 	folder, err := os.MkdirTemp("", "berth-zfs")

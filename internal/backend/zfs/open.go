@@ -76,7 +76,7 @@ func look(ctx context.Context, o Options) (_ *Backend, err error) {
 		return nil, err
 	}
 	b := &Backend{
-		o: o, places: map[volume.Name]volume.RelPath{}, discarded: map[volume.Name]bool{},
+		o: o, places: map[volume.Name]volume.RelPath{}, discarded: map[volume.Name]bool{}, unsure: map[volume.Name]bool{},
 		shared: map[string]bool{}, remounted: map[string]bool{},
 	}
 	all, err := b.ask(ctx, []string{"type", "mounted", "mountpoint", "sharenfs", propRecord}, o.Dataset)

@@ -178,7 +178,7 @@ func (b *Backend) at(ctx context.Context, dir string) (volume.Volume, *dataset, 
 
 // volumes gives the datasets of all volumes that are not discarded, among others.
 func (b *Backend) volumes(ctx context.Context) ([]*dataset, error) {
-	out, err := b.zfs(ctx, get(volumeProperties, "-d", "1", b.o.Dataset)...)
+	out, err := b.zfs(ctx, get(volumeProperties, "-d1", b.o.Dataset)...)
 	if err != nil {
 		return nil, err
 	}

@@ -32,8 +32,9 @@ type Backend struct {
 	mu sync.Mutex
 	// places are where volumes lie whose path is not their name: adopted ones.
 	places map[volume.Name]volume.RelPath
-	// discarded are those in the private dataset.
-	discarded map[volume.Name]bool
+	// discarded are those in the private dataset, unsure those that may be there: it is not known
+	// what became of the command.
+	discarded, unsure map[volume.Name]bool
 	// shared are the datasets that this process has shared, remounted those that it has mounted
 	// and not shared.
 	shared, remounted map[string]bool
@@ -62,12 +63,15 @@ func (b *Backend) Root() string { return b.root }
 // private is Berth's own dataset.
 func (b *Backend) private() string { return b.o.Dataset + "/.berth" }
 
+// aside is the dataset of n when it is discarded.
+func (b *Backend) aside(n volume.Name) string { return b.private() + "/" + n.String() }
+
 // dataset is that of n, wherever it is.
 func (b *Backend) dataset(n volume.Name) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.discarded[n] {
-		return b.private() + "/" + n.String()
+		return b.aside(n)
 	}
 	if p, elsewhere := b.places[n]; elsewhere {
 		return b.o.Dataset + "/" + p.String()
@@ -78,6 +82,7 @@ func (b *Backend) dataset(n volume.Name) string {
 func (b *Backend) setDiscarded(n volume.Name, is bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	delete(b.unsure, n)
 	if is {
 		b.discarded[n] = true
 		return
@@ -222,12 +227,21 @@ var volumeProperties = []string{propRecord, "mounted", "mountpoint", "origin", "
 // read reads the dataset of n, and with it the pool's room.
 func (b *Backend) read(ctx context.Context, n volume.Name) (volume.Volume, *dataset, error) {
 	name := b.dataset(n)
-	all, err := b.ask(ctx, volumeProperties, b.o.Dataset, name)
+	names := []string{b.o.Dataset, name}
+	aside := b.aside(n)
+	if b.isUnsure(n) {
+		names = append(names, aside)
+	}
+	all, err := b.ask(ctx, volumeProperties, names...)
 	if err != nil {
 		return volume.Volume{}, nil, fmt.Errorf("volume %s: %w", n, err)
 	}
 	b.note(all)
 	d := find(all, name)
+	if discarded := find(all, aside); d == nil && discarded != nil {
+		name, d = aside, discarded
+		b.setDiscarded(n, true)
+	}
 	switch {
 	case find(all, b.o.Dataset) == nil:
 		return volume.Volume{}, nil, fmt.Errorf("%w: volume %s: the pool's own dataset %s does not exist", volume.ErrUnknown, n, b.o.Dataset)
@@ -272,7 +286,7 @@ func (b *Backend) List(ctx context.Context) iter.Seq2[volume.Volume, error] {
 		var all []*dataset
 		// In this order: what is discarded meanwhile is in both, and never in none.
 		for _, parent := range []string{b.o.Dataset, b.private()} {
-			out, err := b.zfs(ctx, get(volumeProperties, "-d", "1", parent)...)
+			out, err := b.zfs(ctx, get(volumeProperties, "-d1", parent)...)
 			if parent == b.private() && b.identity == "" && said(err, saysMissing) {
 				continue // looked at, and never opened yet
 			}

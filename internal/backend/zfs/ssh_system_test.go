@@ -1,0 +1,239 @@
+//go:build system
+
+package zfs_test
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/berth-storage/berth/internal/backend/zfs"
+	"github.com/berth-storage/berth/internal/run"
+	"github.com/berth-storage/berth/internal/volume"
+	"github.com/berth-storage/berth/internal/volume/volumetest"
+	"github.com/berth-storage/berth/test/sshd"
+)
+
+// host is one that is reached over ssh, with a pool below a parent of its own.
+type host struct {
+	*sshd.Server
+	dataset string
+	bound   bool // its key, to the script
+}
+
+func newHost(t *testing.T, bound bool) *host {
+	t.Helper()
+	h := &host{dataset: parent(t), bound: bound}
+	o := sshd.Options{Dir: t.TempDir()}
+	if bound {
+		script, err := filepath.Abs("../../../deploy/zfs-server/berth-zfs")
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Command = script + " " + h.dataset
+	}
+	var err error
+	if h.Server, err = sshd.Start(o); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		h.Close()
+		if t.Failed() {
+			t.Log(h.Log())
+		}
+	})
+	return h
+}
+
+// connect is a client, which holds the pool's lock if the host has the script for that.
+func (h *host) connect(t *testing.T) *run.SSH {
+	t.Helper()
+	o := h.SSH()
+	if h.bound {
+		o.Lock = []string{"berth-zfs", "lock", h.dataset}
+	}
+	client, err := run.NewSSH(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	return client
+}
+
+// kinds are those of hosts: with and without the script.
+var kinds = map[string]bool{"any command": false, "bound to the script": true}
+
+func TestContractOverSSH(t *testing.T) {
+	for name, bound := range kinds {
+		t.Run(name, func(t *testing.T) {
+			hosts, clients := map[volume.Backend]*host{}, map[volume.Backend]*run.SSH{}
+			start := func(t *testing.T, h *host) volume.Backend {
+				client := h.connect(t)
+				b := open(t, zfs.Options{Dataset: h.dataset, Runner: client, Sizing: volume.SizingQuota})
+				hosts[b], clients[b] = h, client
+				return b
+			}
+			volumetest.Suite{
+				Open: func(t *testing.T) volume.Backend { return start(t, newHost(t, bound)) },
+				Reopen: func(t *testing.T, b volume.Backend) volume.Backend {
+					b.(*zfs.Backend).Close()
+					clients[b].Close()
+					return start(t, hosts[b])
+				},
+			}.Run(t)
+		})
+	}
+}
+
+// One process works on a pool: the second is refused, and gets it when the first ends.
+func TestLockOverSSH(t *testing.T) {
+	h := newHost(t, true)
+	first := h.connect(t)
+	open(t, zfs.Options{Dataset: h.dataset, Runner: first})
+	if _, err := zfs.Open(t.Context(), zfs.Options{Dataset: h.dataset, Runner: h.connect(t)}); err == nil || !strings.Contains(err.Error(), "another Berth") {
+		t.Errorf("a second one over ssh got %v", err)
+	}
+	if _, err := zfs.Open(t.Context(), zfs.Options{Dataset: h.dataset, Runner: here, Local: true}); err == nil || !strings.Contains(err.Error(), "in use by another process") {
+		t.Errorf("one on the host itself got %v", err)
+	}
+	first.Close()
+	open(t, zfs.Options{Dataset: h.dataset, Runner: h.connect(t)})
+}
+
+// cutting runs commands over ssh, and has the connection be cut at a moment of one of them.
+type cutting struct {
+	t      *testing.T
+	host   *host
+	client *run.SSH
+	left   int // commands until that one; negative: none is cut
+	moment sshd.Moment
+	cut    <-chan error
+}
+
+func (c *cutting) Output(ctx context.Context, argv []string) ([]byte, error) {
+	if c.left--; c.left == 0 {
+		c.cut = c.host.CutAt(c.moment)
+	}
+	return c.client.Output(ctx, argv)
+}
+
+// step is an operation, and how a front end asks whether it was done: it does so again
+// until the answer is no error.
+type step struct {
+	name string
+	do   func(ctx context.Context, b *zfs.Backend) error
+}
+
+// steps are a life of two volumes, one the clone of the other.
+func steps(t *testing.T) []step {
+	spec := volumetest.Spec(t, "cut")
+	clone := volumetest.Spec(t, "clone")
+	clone.From = &volume.Source{Volume: spec.Name}
+	clone.Owner = spec.Owner
+	gone := func(n volume.Name) func(context.Context, *zfs.Backend) error {
+		return func(ctx context.Context, b *zfs.Backend) error {
+			if err := b.Discard(ctx, n); err != nil && !errors.Is(err, volume.ErrNotFound) {
+				return err
+			}
+			if err := b.Purge(ctx, n); err != nil && !errors.Is(err, volume.ErrNotFound) {
+				return err
+			}
+			return nil
+		}
+	}
+	return []step{
+		{"create", func(ctx context.Context, b *zfs.Backend) error {
+			_, err := b.Create(ctx, spec)
+			return err
+		}},
+		{"grow", func(ctx context.Context, b *zfs.Backend) error {
+			v, err := b.Get(ctx, spec.Name)
+			if err != nil {
+				return err
+			}
+			v.Size = 2 * spec.Size
+			_, err = b.Update(ctx, v)
+			return err
+		}},
+		{"clone", func(ctx context.Context, b *zfs.Backend) error {
+			_, err := b.Clone(ctx, clone)
+			return err
+		}},
+		{"delete the clone", gone(clone.Name)},
+		{"delete", gone(spec.Name)},
+	}
+}
+
+// mostCommands is how many a step has, when nothing is busy.
+const mostCommands = 9
+
+// Whatever the moment at which the connection is cut, of whichever command: nothing is taken for gone that
+// is there, what is asked again comes to its end, and no dataset is left.
+func TestCutConnections(t *testing.T) {
+	for name, bound := range kinds {
+		for _, moment := range []sshd.Moment{sshd.Before, sshd.During, sshd.After} {
+			t.Run(name+" "+string(moment), func(t *testing.T) {
+				h := newHost(t, bound)
+				c := &cutting{t: t, host: h, client: h.connect(t), moment: moment}
+				o := zfs.Options{Dataset: h.dataset, Runner: c, Sizing: volume.SizingQuota}
+				b := open(t, o)
+				cut := true
+				for n := 1; cut && n <= mostCommands; n++ { // the n-th command of each step
+					cut = false
+					for _, s := range steps(t) {
+						c.left, c.cut = n, nil
+						err := s.do(t.Context(), b)
+						if c.cut != nil {
+							cut = true
+							if err := <-c.cut; err != nil {
+								t.Fatal(err)
+							}
+						}
+						for try := 0; err != nil; try++ {
+							if !errors.Is(err, volume.ErrUnknown) && !errors.Is(err, volume.ErrBusy) || try == 100 {
+								t.Fatalf("%s, command %d cut %s: %v", s.name, n, moment, err)
+							}
+							select {
+							case <-c.client.Lost(): // the lock, so that everything begins anew
+								b.Close()
+								c.client = h.connect(t)
+								b, err = zfs.Open(t.Context(), o)
+								for ; errors.Is(err, volume.ErrBusy) && try < 100; try++ { // until the host has noticed
+									time.Sleep(100 * time.Millisecond)
+									b, err = zfs.Open(t.Context(), o)
+								}
+								if err != nil {
+									t.Fatalf("%s, command %d cut %s: opening it again: %v", s.name, n, moment, err)
+								}
+							default:
+							}
+							err = s.do(t.Context(), b)
+						}
+						c.left = -1
+						isThere(t, s.name, h.dataset)
+					}
+				}
+			})
+		}
+	}
+}
+
+// isThere checks what is to be there after a step.
+func isThere(t *testing.T, step, dataset string) {
+	t.Helper()
+	want := map[string]string{
+		"create": "cut", "grow": "cut", "clone": "clone cut", "delete the clone": "cut", "delete": "",
+	}[step]
+	var got []string
+	for line := range strings.SplitSeq(zfsRun(t, "list", "-H", "-r", "-o", "name", "-t", "filesystem", dataset), "\n") {
+		if name := strings.TrimPrefix(line, dataset+"/"); name != line && name != ".berth" {
+			got = append(got, name)
+		}
+	}
+	if strings.Join(got, " ") != want {
+		t.Fatalf("after %q there are the datasets %q, want %q", step, got, want)
+	}
+}
