@@ -51,6 +51,7 @@ type phase struct {
 // while there is none to share the processors with, and what fills it comes last.
 var phases = []phase{
 	{"create", "creating volumes through the Manager, with few and with many there", (*bench).measureCreate},
+	{"ssh", "running programs over ssh, on one connection and on new ones in turns", (*bench).measureSSH},
 	{"kernel", "publishing exports by the kernel's NFS server, in a guest", (*bench).measureKernel},
 	{"quota", "creating volumes with and without quotas, in the test VM", (*bench).measureQuota},
 	{"purge", "freeing deleted volumes on a share and rm -rf in turns, in the test VM", (*bench).measurePurge},
@@ -122,6 +123,7 @@ type sizes struct {
 	resting      int // volumes while memory is measured
 	few, many    int // volumes that exist while others are created
 	creations    int // with each of these
+	commands     int // over ssh, of each kind
 	manyKernel   int // exports of the kernel's server, while others are published
 	publishTurns int // with few and with so many, of 20 publications each
 	purgeFiles   int // in a tree
@@ -133,8 +135,8 @@ type sizes struct {
 }
 
 var (
-	fullSizes  = sizes{claims: 300, turns: 4, repeats: 4, singles: 20, resting: 1000, few: 10, many: 5000, creations: 500, manyKernel: 1000, publishTurns: 15, purgeFiles: 5000, purgeTurns: 6, shareFiles: 200_000, shareTurns: 1, restarts: 3, restPatience: 60 * time.Second}
-	quickSizes = sizes{claims: 50, turns: 1, singles: 5, resting: 100, few: 10, many: 500, creations: 30, manyKernel: 100, publishTurns: 1, purgeFiles: 1000, purgeTurns: 2, shareFiles: 5000, shareTurns: 1, restarts: 1, restPatience: 5 * time.Second}
+	fullSizes  = sizes{claims: 300, turns: 4, repeats: 4, singles: 20, resting: 1000, few: 10, many: 5000, creations: 500, commands: 200, manyKernel: 1000, publishTurns: 15, purgeFiles: 5000, purgeTurns: 6, shareFiles: 200_000, shareTurns: 1, restarts: 3, restPatience: 60 * time.Second}
+	quickSizes = sizes{claims: 50, turns: 1, singles: 5, resting: 100, few: 10, many: 500, creations: 30, commands: 20, manyKernel: 100, publishTurns: 1, purgeFiles: 1000, purgeTurns: 2, shareFiles: 5000, shareTurns: 1, restarts: 1, restPatience: 5 * time.Second}
 )
 
 // bench is a run of the bench. Parts that several phases use are made by the

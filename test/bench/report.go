@@ -34,6 +34,7 @@ var metrics = []metric{
 	{name: "create_p50_ms_10"},
 	{name: "create_p50_ms_5000"},
 	{name: "create_p50_ratio_5000_vs_10", bar: 1.5},
+	{name: "ssh_command_p50_ms"},
 	{name: "kernel_publish_p50_ms_10"},
 	{name: "kernel_publish_p50_ms_1000"},
 	{name: "kernel_publish_p50_ratio_1000_vs_10", bar: 1.5},
