@@ -14,7 +14,8 @@ import (
 // record, and the next call for the same claim goes on from there. Errors are
 // those of Backend.Create, ErrNoSpace, and ErrBusy while the server is away; ErrExists
 // if its path is another volume's, or inside of one or around one; ErrForeign if what
-// it shall be restored from was another namespace's.
+// it shall be restored from, or a clone of, is another namespace's, and ErrNotFound if it is
+// not there, or is being deleted.
 func (m *Manager) Create(ctx context.Context, s Spec) (v Volume, err error) {
 	defer m.observe("create", &err)()
 	if err := s.Validate(); err != nil {
@@ -77,7 +78,7 @@ func (m *Manager) supports(s Spec) error {
 
 // lacks says which ability s asks for that the backend does not have.
 func (m *Manager) lacks(s Spec) string {
-	cloned := s.From != nil && s.From.Volume != Name{}
+	cloned := s.clone() != Name{}
 	switch {
 	case cloned && m.cloner == nil:
 		return "cannot clone volumes"
@@ -97,11 +98,17 @@ func (m *Manager) lacks(s Spec) string {
 
 // goOn finishes v if a run that was cut off has begun it, with the ids that it names.
 func (m *Manager) goOn(ctx context.Context, s Spec, v Volume) (Volume, error) {
+	if n := s.clone(); n != (Name{}) && v.ClonedFrom != n {
+		return Volume{}, fmt.Errorf("%w: volume %s was begun before its claim asked for a clone of %s, and is none: delete the claim and make it again", ErrExists, s.Name, n)
+	}
 	if v.State == StateReady {
 		return v, nil
 	}
 	s.Export, s.Owner = v.Export, v.Owner
 	s.From = nil
+	if v.ClonedFrom != (Name{}) {
+		s.From = &Source{Volume: v.ClonedFrom} // which may be gone by now
+	}
 	var source Volume
 	if v.RestoredFrom != (Name{}) {
 		s.From = &Source{Archive: v.RestoredFrom}
@@ -121,6 +128,9 @@ func (m *Manager) goOn(ctx context.Context, s Spec, v Volume) (Volume, error) {
 // make has the backend make the volume. If it gets the content of source, which may be
 // the zero Volume, the record of that is gone then.
 func (m *Manager) make(ctx context.Context, s Spec, source Volume) (Volume, error) {
+	if s.clone() != (Name{}) {
+		return m.cloner.Clone(ctx, s)
+	}
 	if s.Existing == ExistingShare || s.From != nil {
 		unlock, err := m.handover.lock(ctx, struct{}{})
 		if err != nil {
@@ -148,13 +158,22 @@ func (m *Manager) createNew(ctx context.Context, s Spec) (v Volume, err error) {
 	if err != nil {
 		return Volume{}, err
 	}
+	had := source.Owner
+	if s.clone() != (Name{}) {
+		original, letGo, err := m.original(ctx, s)
+		if err != nil {
+			return Volume{}, err
+		}
+		defer letGo()
+		had = original.Owner
+	}
 	if !m.tally.add(s.Name, s.Size, m.pool.MaxVolumes) {
 		return Volume{}, fmt.Errorf("%w: volume %s: pool %s has %d volumes already and may have no more", ErrNoSpace, s.Name, m.pool.Name, m.pool.MaxVolumes)
 	}
 	if m.unreadable > 0 && s.From == nil && len(m.paths.at(s.Path)) == 0 {
 		s.Existing = ExistingRefuse // what lies there may be the volume of a record that cannot be read
 	}
-	if s.Owner.GID, err = m.group(s, source); err != nil {
+	if s.Owner.GID, err = m.group(s, had.GID); err != nil {
 		m.tally.remove(s.Name)
 		return Volume{}, err
 	}
@@ -197,13 +216,14 @@ func (m *Manager) createNew(ctx context.Context, s Spec) (v Volume, err error) {
 	return v, nil
 }
 
-// group gives the group of the volume of s, whose use is counted then.
-func (m *Manager) group(s Spec, source Volume) (uint32, error) {
+// group gives the group of the volume of s, whose use is counted then. What will be in the
+// volume has the group had.
+func (m *Manager) group(s Spec, had uint32) (uint32, error) {
 	gid := s.Owner.GID
-	switch had := source.Owner.GID; {
+	switch {
 	case s.GIDs == GIDRange{}:
 	case s.GIDs.First <= had && had <= s.GIDs.Last:
-		gid = had // that of all that is in it
+		gid = had
 	default:
 		gid, ok := m.gids.take(s.GIDs)
 		if !ok {

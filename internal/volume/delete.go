@@ -109,6 +109,11 @@ func (m *Manager) discard(ctx context.Context, v Volume) error {
 	if err := m.alone(v); err != nil {
 		return err
 	}
+	if m.checker != nil && v.State != StateDiscarded {
+		if err := m.checker.CheckDiscard(ctx, v); err != nil {
+			return err
+		}
+	}
 	if err := m.withdraw(ctx, v); err != nil {
 		return err
 	}
@@ -184,6 +189,9 @@ func (m *Manager) purgeOne(ctx context.Context, n Name) (err error) {
 	}
 	if err := m.pool.Backend.Purge(ctx, n); err != nil && !errors.Is(err, ErrNotFound) {
 		return err
+	}
+	if v.ClonedFrom != (Name{}) {
+		m.purge.awaken(v.ClonedFrom)
 	}
 	// A crash here loses the id's place in the queue: Compact puts it at the end.
 	return m.pool.IDs.Free(v.Export.ID)

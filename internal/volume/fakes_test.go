@@ -72,6 +72,7 @@ type backend struct {
 	// cutOff has Create stop after the record, as a crash or an error does.
 	cutOff error
 	fixed  *volume.Capacity // in place of the real one
+	check  error            // of CheckDiscard
 }
 
 func (b *backend) Capacity(ctx context.Context) (volume.Capacity, error) {
@@ -85,7 +86,11 @@ func (b *backend) Create(ctx context.Context, s volume.Spec) (volume.Volume, err
 	if err := b.j.call(ctx, "Create", s.Name); err != nil {
 		return volume.Volume{}, err
 	}
-	v, err := b.Backend.Create(ctx, s)
+	return b.finish(ctx, b.Backend.Create, s)
+}
+
+func (b *backend) finish(ctx context.Context, create func(context.Context, volume.Spec) (volume.Volume, error), s volume.Spec) (volume.Volume, error) {
+	v, err := create(ctx, s)
 	switch {
 	case err != nil:
 		return v, err
@@ -100,6 +105,13 @@ func (b *backend) Create(ctx context.Context, s volume.Spec) (volume.Volume, err
 		return b.Backend.Update(ctx, v)
 	}
 	return v, nil
+}
+
+func (b *backend) Clone(ctx context.Context, s volume.Spec) (volume.Volume, error) {
+	if err := b.j.call(ctx, "Clone", s.Name); err != nil {
+		return volume.Volume{}, err
+	}
+	return b.finish(ctx, b.Backend.Clone, s)
 }
 
 func (b *backend) Get(ctx context.Context, n volume.Name) (volume.Volume, error) {
@@ -164,6 +176,10 @@ func (b *backend) Measure(ctx context.Context, v volume.Volume) (int64, error) {
 		return 0, err
 	}
 	return b.Backend.Measure(ctx, v)
+}
+
+func (b *backend) CheckDiscard(ctx context.Context, v volume.Volume) error {
+	return b.check
 }
 
 // server is an NFS server that exports nothing.

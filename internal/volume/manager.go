@@ -32,12 +32,13 @@ type Pool struct {
 // whoever does not know how one ended calls it again.
 type Manager struct {
 	pool    Pool
-	meter   Meter        // nil if the backend cannot tell its capacity
-	usage   UsageMeter   // nil if it cannot tell what volumes take up
-	mounter Mounter      // nil if its volumes need no mounts
-	archive Archiver     // nil if it keeps nothing of deleted volumes
-	cloner  Cloner       // nil if its volumes cannot be cloned
-	native  Configurable // nil if it knows no Settings
+	meter   Meter          // nil if the backend cannot tell its capacity
+	usage   UsageMeter     // nil if it cannot tell what volumes take up
+	mounter Mounter        // nil if its volumes need no mounts
+	archive Archiver       // nil if it keeps nothing of deleted volumes
+	cloner  Cloner         // nil if its volumes cannot be cloned
+	native  Configurable   // nil if it knows no Settings
+	checker DiscardChecker // nil if nothing speaks against the end of a volume
 	names   locks[Name]
 	// handover is taken after a name, by what one volume has to do with another: its
 	// content goes from one record to the other, or they have one path.
@@ -71,6 +72,7 @@ func NewManager(p Pool) *Manager {
 	m.archive, _ = p.Backend.(Archiver)
 	m.cloner, _ = p.Backend.(Cloner)
 	m.native, _ = p.Backend.(Configurable)
+	m.checker, _ = p.Backend.(DiscardChecker)
 	m.purge = newPurger(m.purgeOne, p.Log)
 	if m.pool.Observe == nil {
 		m.pool.Observe = func(string, time.Duration, error) {}

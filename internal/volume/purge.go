@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -22,7 +23,8 @@ type purger struct {
 	mu      sync.Mutex
 	pending map[Name]bool // waiting, being purged, or to be tried again
 	waiting []purgeJob
-	wake    chan struct{} // holds one token while waiting may have jobs
+	cloned  map[Name]*purgeJob // those that have clones; nil: it is queued
+	wake    chan struct{}      // holds one token while waiting may have jobs
 }
 
 type purgeJob struct {
@@ -31,7 +33,7 @@ type purgeJob struct {
 }
 
 func newPurger(purge func(context.Context, Name) error, log *slog.Logger) *purger {
-	return &purger{purge: purge, log: log, pending: make(map[Name]bool), wake: make(chan struct{}, 1)}
+	return &purger{purge: purge, log: log, pending: make(map[Name]bool), cloned: make(map[Name]*purgeJob), wake: make(chan struct{}, 1)}
 }
 
 func (p *purger) add(n Name) {
@@ -56,6 +58,7 @@ func (p *purger) done(n Name) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.pending, n)
+	delete(p.cloned, n)
 }
 
 func (p *purger) queue(j purgeJob) {
@@ -117,6 +120,44 @@ func (p *purger) one(ctx context.Context, j purgeJob) {
 	if err == nil || ctx.Err() != nil {
 		return
 	}
+	next := purgeJob{j.name, min(2*j.retry, purgeRetryMax)}
+	if errors.Is(err, ErrCloned) {
+		p.awaitClones(next, j.retry, err)
+		return
+	}
 	p.log.Warn("cannot free the space of a deleted volume yet", "volume", j.name, "retryIn", j.retry, "err", err)
-	time.AfterFunc(j.retry, func() { p.queue(purgeJob{j.name, min(2*j.retry, purgeRetryMax)}) })
+	time.AfterFunc(j.retry, func() { p.queue(next) })
+}
+
+// awaitClones has a job wait until its volume's last clone is gone, as awaken tells, but not
+// longer than pause: that clone may be one that Berth knows nothing of.
+func (p *purger) awaitClones(j purgeJob, pause time.Duration, why error) {
+	p.mu.Lock()
+	_, known := p.cloned[j.name]
+	p.cloned[j.name] = &j
+	p.mu.Unlock()
+	if !known {
+		p.log.Info("a deleted volume has clones; its space is freed when they are deleted", "volume", j.name, "why", why)
+	}
+	time.AfterFunc(pause, func() { p.awaken(j.name) })
+}
+
+// awaken has n tried again, if it waits for its clones.
+func (p *purger) awaken(n Name) {
+	p.mu.Lock()
+	j := p.cloned[n]
+	if j != nil {
+		p.cloned[n] = nil // it counts as long as it has clones
+	}
+	p.mu.Unlock()
+	if j != nil {
+		p.queue(*j)
+	}
+}
+
+// tombstones are how many volumes wait for their clones.
+func (p *purger) tombstones() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.cloned)
 }

@@ -66,14 +66,10 @@ func (b *Backend) Discard(ctx context.Context, n volume.Name) error {
 	}
 }
 
-// rename renames a dataset to where it is not mounted. If that fails zfs mounts it again, so
-// that what is busy would stay so: then it is unmounted first. A crash after that
-// leaves a volume that Mount mounts again, at the next start.
+// rename renames a dataset to where it is not mounted. It is unmounted before, because if the
+// renaming fails ZFS would mount it again. A crash between the two leaves a volume that
+// Mount mounts again, at the next start.
 func (b *Backend) rename(ctx context.Context, name, to string) error {
-	_, err := b.zfs(ctx, "rename", name, to)
-	if !said(err, saysBusy) {
-		return err
-	}
 	if err := b.patiently(ctx, "unmount", name); err != nil && !said(err, saysUnmounted) {
 		return err
 	}

@@ -3,6 +3,7 @@
 package zfs_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -84,8 +85,32 @@ func zfsRun(t testing.TB, args ...string) string {
 	return strings.TrimSpace(out)
 }
 
-// here runs zfs-fuse's programs.
-var here = run.Here{Limit: time.Minute}
+// fuse runs zfs-fuse's programs. As the ZFS of 2009 that it is, it renames no dataset that has
+// a mounted clone: a check of references (dsl_dir_rename_check) that OpenZFS has no more.
+type fuse struct{ run.Here }
+
+func (f fuse) Output(ctx context.Context, argv []string) ([]byte, error) {
+	if len(argv) != 4 || argv[1] != "rename" {
+		return f.Here.Output(ctx, argv)
+	}
+	top, _, _ := strings.Cut(argv[2], "/")
+	all, err := f.Here.Output(ctx, []string{"zfs", "get", "-Hp", "-r", "-o", "name,value", "origin", top})
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(all)) {
+		clone, origin, _ := strings.Cut(strings.TrimSpace(line), "\t")
+		if !strings.HasPrefix(origin, argv[2]+"@") {
+			continue
+		}
+		if _, err := f.Here.Output(ctx, []string{"zfs", "unmount", clone}); err == nil {
+			defer f.Here.Output(context.WithoutCancel(ctx), []string{"zfs", "mount", clone})
+		}
+	}
+	return f.Here.Output(ctx, argv)
+}
+
+var here = fuse{run.Here{Limit: time.Minute}}
 
 func open(t *testing.T, o zfs.Options) *zfs.Backend {
 	t.Helper()

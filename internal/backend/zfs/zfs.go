@@ -39,6 +39,8 @@ type Backend struct {
 	// and not shared.
 	shared, remounted map[string]bool
 	seen              seen
+
+	unmounting chan struct{} // holds one token while something is unmounted
 }
 
 var (

@@ -32,6 +32,7 @@ var (
 	_ volume.Meter      = (*Backend)(nil)
 	_ volume.UsageMeter = (*Backend)(nil)
 	_ volume.Archiver   = (*Backend)(nil)
+	_ volume.Cloner     = (*Backend)(nil)
 )
 
 // Root is where the Dir of each volume is, which is on no file system.
@@ -49,8 +50,26 @@ func (b *Backend) Create(ctx context.Context, s volume.Spec) (volume.Volume, err
 		return volume.Volume{}, err
 	}
 	if s.From != nil && s.From.Volume != (volume.Name{}) {
-		return volume.Volume{}, fmt.Errorf("%w: a memory pool copies nothing", volume.ErrUnsupported)
+		return volume.Volume{}, fmt.Errorf("%w: a clone is made by Clone", volume.ErrUnsupported)
 	}
+	return b.make(s)
+}
+
+// Clone implements volume.Cloner.
+func (b *Backend) Clone(ctx context.Context, s volume.Spec) (volume.Volume, error) {
+	if err := s.Validate(); err != nil {
+		return volume.Volume{}, err
+	}
+	if err := ctx.Err(); err != nil {
+		return volume.Volume{}, err
+	}
+	if s.From == nil || s.From.Volume == (volume.Name{}) {
+		return volume.Volume{}, fmt.Errorf("%w: nothing to clone", volume.ErrInvalid)
+	}
+	return b.make(s)
+}
+
+func (b *Backend) make(s volume.Spec) (volume.Volume, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	v, found := b.records[s.Name]
@@ -81,7 +100,7 @@ func (b *Backend) fill(v *volume.Volume, s volume.Spec) error {
 	if b.trees == nil {
 		b.trees = make(map[string]bool)
 	}
-	if s.From != nil {
+	if s.From != nil && s.From.Archive != (volume.Name{}) {
 		from, found := b.records[s.From.Archive]
 		if !found || from.State != volume.StateArchived && from.State != volume.StateRetained {
 			return fmt.Errorf("%w: %s is not kept", volume.ErrNotFound, s.From.Archive)
@@ -91,6 +110,8 @@ func (b *Backend) fill(v *volume.Volume, s volume.Spec) error {
 		}
 		delete(b.trees, place(from))
 		delete(b.records, from.Name)
+	} else if from, found := b.records[v.ClonedFrom]; v.ClonedFrom != (volume.Name{}) && (!found || from.State != volume.StateReady) {
+		return fmt.Errorf("%w: %s is not there to be cloned", volume.ErrNotFound, v.ClonedFrom)
 	} else if v.TookOver = b.trees[place(*v)]; v.TookOver && (s.Existing == "" || s.Existing == volume.ExistingRefuse) {
 		return fmt.Errorf("%w: %s: something lies at %s", volume.ErrForeign, v.Name, v.Path)
 	}
@@ -216,6 +237,11 @@ func (b *Backend) Purge(ctx context.Context, n volume.Name) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	for _, clone := range b.records {
+		if clone.ClonedFrom == n {
+			return fmt.Errorf("%w: %s is one of %s", volume.ErrCloned, clone.Name, n)
+		}
+	}
 	delete(b.records, n)
 	return nil
 }
