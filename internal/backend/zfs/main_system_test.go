@@ -85,29 +85,28 @@ func zfsRun(t testing.TB, args ...string) string {
 	return strings.TrimSpace(out)
 }
 
-// fuse runs zfs-fuse's programs. As the ZFS of 2009 that it is, it renames no dataset that has
+// fuse has a Runner get on with zfs-fuse. As the ZFS of 2009 that it is, it renames no dataset that has
 // a mounted clone: a check of references (dsl_dir_rename_check) that OpenZFS has no more.
-type fuse struct{ run.Here }
+type fuse struct{ zfs.Runner }
 
 func (f fuse) Output(ctx context.Context, argv []string) ([]byte, error) {
 	if len(argv) != 4 || argv[1] != "rename" {
-		return f.Here.Output(ctx, argv)
+		return f.Runner.Output(ctx, argv)
 	}
-	top, _, _ := strings.Cut(argv[2], "/")
-	all, err := f.Here.Output(ctx, []string{"zfs", "get", "-Hp", "-r", "-o", "name,value", "origin", top})
+	all, err := zfsfuse.Run("zfs", "get", "-Hp", "-r", "-o", "name,value", "origin", poolName)
 	if err != nil {
 		return nil, err
 	}
-	for line := range strings.Lines(string(all)) {
+	for line := range strings.Lines(all) {
 		clone, origin, _ := strings.Cut(strings.TrimSpace(line), "\t")
 		if !strings.HasPrefix(origin, argv[2]+"@") {
 			continue
 		}
-		if _, err := f.Here.Output(ctx, []string{"zfs", "unmount", clone}); err == nil {
-			defer f.Here.Output(context.WithoutCancel(ctx), []string{"zfs", "mount", clone})
+		if _, err := zfsfuse.Run("zfs", "unmount", clone); err == nil {
+			defer zfsfuse.Run("zfs", "mount", clone)
 		}
 	}
-	return f.Here.Output(ctx, argv)
+	return f.Runner.Output(ctx, argv)
 }
 
 var here = fuse{run.Here{Limit: time.Minute}}

@@ -72,7 +72,7 @@ func TestContractOverSSH(t *testing.T) {
 			hosts, clients := map[volume.Backend]*host{}, map[volume.Backend]*run.SSH{}
 			start := func(t *testing.T, h *host) volume.Backend {
 				client := h.connect(t)
-				b := open(t, zfs.Options{Dataset: h.dataset, Runner: client, Sizing: volume.SizingQuota})
+				b := open(t, zfs.Options{Dataset: h.dataset, Runner: fuse{client}, Sizing: volume.SizingQuota})
 				hosts[b], clients[b] = h, client
 				return b
 			}
