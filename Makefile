@@ -23,7 +23,7 @@ build: ## build bin/berth
 	@echo "building bin/berth $(VERSION)"
 	@CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/berth ./cmd/berth
 
-image: ## build the container image IMAGE (berth) of TARGET (berth; nfs-subdir) for ARCH (this machine's) with BUILDER (podman; docker, buildah)
+image: ## build the container image IMAGE (berth) of TARGET (berth; nfs-subdir, zfs) for ARCH (this machine's) with BUILDER (podman; docker, buildah)
 	@echo "building the image $(IMAGE) $(VERSION) for $(ARCH)"
 	@CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o out/image/linux-$(ARCH)/berth ./cmd/berth
 	@$(BUILDER) build $(BUILDFLAGS) --platform linux/$(ARCH) --build-arg BASE=$(BASE) --build-arg TARGETARCH=$(ARCH) \

@@ -181,7 +181,7 @@ func (s pvManagerStorage) pool(from pvManagerProvider) (p Pool, notes []string, 
 			Dataset: strings.TrimRight(cfg.ZFS.RootPath, "/"), Server: cfg.NFS.Hostname, ShareOptions: ShareInherit, ClaimAnnotations: s.allowed(from),
 		},
 	}
-	if p.PVNameFormat = from.PVNameFormat; p.checkNames() != nil {
+	if p.PVNameFormat = from.nameFormat(); p.checkNames() != nil {
 		notes = append(notes, fmt.Sprintf("PersistentVolumes are called pvc-<uid of the claim>: with pvNameFormat, %v.", p.checkNames()))
 		p.PVNameFormat = ""
 	}
@@ -210,6 +210,14 @@ func (s pvManagerStorage) allowed(p pvManagerProvider) []string {
 	return slices.DeleteFunc(zfsproperty.Annotations(), func(name string) bool {
 		return slices.Contains(blocked, name) || slices.Contains(p.BlockedAnnotations, name)
 	})
+}
+
+// nameFormat is the provider's, or the one that openshift-pvmanager has by itself.
+func (p pvManagerProvider) nameFormat() string {
+	if p.PVNameFormat == "" {
+		return "{sc}-{pvmanager.wimsey.us/pvc-namespace}-{pvmanager.wimsey.us/pvc-name}-{PVMANAGER-PV-TAG}"
+	}
+	return strings.ReplaceAll(p.PVNameFormat, "{storage-class}", "{sc}") // as its documentation has it
 }
 
 func (p pvManagerProvider) reclaimPolicy() (string, error) {

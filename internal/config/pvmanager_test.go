@@ -51,6 +51,7 @@ func TestConvertPVManager(t *testing.T) {
 	c, text := convertPVManager(t, config.PVManager{Storage: storage()})
 	want := config.Pool{
 		Name: "basic", Provisioner: "pvmanager.wimsey.us", Classes: []string{"basic"}, Adopt: "openshift-pvmanager", Exporter: "zfsshare", ReclaimPolicy: "Delete",
+		PVNameFormat: "{sc}-{pvmanager.wimsey.us/pvc-namespace}-{pvmanager.wimsey.us/pvc-name}-{PVMANAGER-PV-TAG}",
 		ZFS: &config.ZFS{
 			Dataset: "zpool/openshift_basic", Server: "10.27.100.5", Sizing: volume.SizingQuota, ShareOptions: "inherit", OnClones: "wait", VolumeType: "nfs",
 			ClaimAnnotations: zfsproperty.UsualAnnotations(),
@@ -99,7 +100,8 @@ func TestConvertPVManagerValues(t *testing.T) {
 		"names": {[]string{"managementProvider:", "pvNameFormat: \"{pvmanager.wimsey.us/pvc-name}-{PVMANAGER-PV-TAG}\"\n    managementProvider:"}, func(p *config.Pool) {
 			p.PVNameFormat = "{pvmanager.wimsey.us/pvc-name}-{PVMANAGER-PV-TAG}"
 		}},
-		"names that cannot be": {[]string{"managementProvider:", "pvNameFormat: basic-{pvmanager.wimsey.us/pvc-name}\n    managementProvider:"}, func(*config.Pool) {}},
+		"names of the class":   {[]string{"managementProvider:", "pvNameFormat: \"{storage-class}-{PVMANAGER-PV-TAG}\"\n    managementProvider:"}, func(p *config.Pool) { p.PVNameFormat = "{sc}-{PVMANAGER-PV-TAG}" }},
+		"names that cannot be": {[]string{"managementProvider:", "pvNameFormat: basic-{pvmanager.wimsey.us/pvc-name}\n    managementProvider:"}, func(p *config.Pool) { p.PVNameFormat = "" }},
 		"class with dots":      {[]string{"storageClass: basic", "storageClass: fast.example"}, func(p *config.Pool) { p.Name, p.Classes = "fast-example", []string{"fast.example"} }},
 		"nothing blocked":      {[]string{"defaultStorageClass: basic", "blockedAnnotations: []"}, func(p *config.Pool) { p.ZFS.ClaimAnnotations = zfsproperty.Annotations() }},
 		"blocked for all and for one": {

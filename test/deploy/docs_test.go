@@ -41,7 +41,7 @@ func blocksOf(t *testing.T, page, language string) []string {
 }
 
 // elsewhere are programs in the pages that are for another machine than this one.
-var elsewhere = []string{"apt-get", "chcon", "install", "make", "systemctl"}
+var elsewhere = []string{"apt-get", "chcon", "install", "make", "ssh-keygen", "ssh-keyscan", "systemctl", "zfs"}
 
 // follow does what a page says, in its order, on the nodes.
 func (s *site) follow(page string, nodes ...*node) {
@@ -110,7 +110,7 @@ func (s *site) flags(words []string) {
 
 // The pages are followed to the letter, from an empty cluster back to an empty one.
 func TestPages(t *testing.T) {
-	pages := map[string]int{"nfs-subdir.md": 0, "deployment.md": 1, "daemonset.md": 2, "pod.md": 1, "statefulset.md": 1, "openshift.md": 1, "outside.md": 0, "README.md": 0}
+	pages := map[string]int{"nfs-subdir.md": 0, "zfs.md": 0, "deployment.md": 1, "daemonset.md": 2, "pod.md": 1, "statefulset.md": 1, "openshift.md": 1, "outside.md": 0, "README.md": 0}
 	files, err := filepath.Glob(filepath.Join(shared.repository, "docs", "deploy", "*.md"))
 	if err != nil || len(files) != len(pages) {
 		t.Errorf("there are %d pages in docs/deploy, and %d are tested (%v)", len(files), len(pages), err)
@@ -129,6 +129,8 @@ func TestPages(t *testing.T) {
 				s.openShift()
 			case "nfs-subdir.md":
 				s.shareNode("nfs.example.com:/srv/share")
+			case "zfs.md":
+				s.followsWithZFS()
 			case "outside.md":
 				t.Cleanup(func() { s.must(os.Remove(filepath.Join(shared.repository, "berth.kubeconfig"))) })
 			}
@@ -187,11 +189,23 @@ func TestKustomizationOfTheShare(t *testing.T) {
 	}
 }
 
+// And that of the page about hosts with ZFS.
+func TestKustomizationOfTheZFSHost(t *testing.T) {
+	rendered := newSite(t).renderShown("zfs.md")
+	for want, times := range map[string]int{
+		"image: registry.example.com/berth-zfs:v1": 1, "provisioner: storage.example.com/zfs": 1, "# my own": 1, "example.com/zfs\n": 1, "tank/kubernetes": 0,
+	} {
+		if n := strings.Count(rendered, want); n != times {
+			t.Errorf("it has %q %d times, want %d", want, n, times)
+		}
+	}
+}
+
 // renderShown gives what the one kustomization that a page shows makes of the manifests,
 // which has to be valid.
 func (s *site) renderShown(page string) string {
 	s.t.Helper()
-	shown := blocks(s.t, page, "yaml")
+	shown := slices.DeleteFunc(blocks(s.t, page, "yaml"), func(text string) bool { return !strings.Contains(text, "kind: Kustomization\n") })
 	if len(shown) != 1 {
 		s.t.Fatalf("the page shows %d kustomizations, want 1", len(shown))
 	}
@@ -200,6 +214,9 @@ func (s *site) renderShown(page string) string {
 	s.must(err)
 	text := strings.ReplaceAll(shown[0], "../berth/", relative+"/")
 	s.must(os.WriteFile(filepath.Join(folder, "kustomization.yaml"), []byte(text), 0o600))
+	if strings.Contains(text, "berth.yaml") { // the user's own
+		s.must(os.WriteFile(filepath.Join(folder, "berth.yaml"), []byte("# my own\n"), 0o600))
+	}
 	rendered := s.kubectl("kustomize", folder)
 	_, err = shared.cluster.KubectlApply(s.t.Context(), []byte(rendered), "--dry-run=client", "--validate=strict")
 	s.must(err)
@@ -207,10 +224,11 @@ func (s *site) renderShown(page string) string {
 }
 
 // The configuration that a page shows is the sample that it names.
-func TestSampleOfThePage(t *testing.T) {
-	shown := blocks(t, "outside.md", "yaml")
-	sample, err := os.ReadFile(filepath.Join(shared.repository, "docs", "samples", "systemd.yaml"))
-	if err != nil || len(shown) != 1 || shown[0] != string(sample) {
-		t.Errorf("the page shows %q, the sample is %q, %v", shown, sample, err)
+func TestSamplesOfThePages(t *testing.T) {
+	for page, name := range map[string]string{"outside.md": "systemd.yaml", "zfs.md": "zfs-host.yaml"} {
+		sample, err := os.ReadFile(filepath.Join(shared.repository, "docs", "samples", name))
+		if shown := blocks(t, page, "yaml"); err != nil || !slices.Contains(shown, string(sample)) {
+			t.Errorf("%s shows %q, the sample is %q, %v", page, shown, sample, err)
+		}
 	}
 }

@@ -46,29 +46,34 @@ func TestImage(t *testing.T) {
 	checkSize(t, i, 200)
 }
 
-// The image for shares has the program and nothing else.
-func TestImageForShares(t *testing.T) {
-	i := shared.subdir
-	if !slices.Equal(i.Config.Entrypoint, []string{"/usr/bin/berth", "nfs-subdir-external-provisioner"}) {
-		t.Errorf("entry point %q", i.Config.Entrypoint)
-	}
-	entries, err := os.ReadDir(i.Rootfs)
-	if err != nil || len(entries) != 1 || entries[0].Name() != "usr" {
-		t.Errorf("there are %v in its root, %v", entries, err)
-	}
+// The small images have the program and nothing else.
+func TestSmallImages(t *testing.T) {
 	for _, c := range []struct {
-		args []string
-		want string
+		image         image.Image
+		command, help string
 	}{
-		{append(slices.Clone(i.Config.Entrypoint), "-help"), "NFS_SERVER"},
-		{[]string{"/usr/bin/berth", "version"}, i.Config.Labels["org.opencontainers.image.version"]},
+		{shared.subdir, "nfs-subdir-external-provisioner", "NFS_SERVER"},
+		{shared.zfs, "zfs-provisioner", "ZFS_PARENT_DATASET"},
 	} {
-		output, err := exec.CommandContext(t.Context(), "chroot", append([]string{i.Rootfs}, c.args...)...).CombinedOutput()
-		if !strings.Contains(string(output), c.want) || c.want == "" {
-			t.Errorf("%q prints %q, %v; want %q", c.args, output, err, c.want)
+		i := c.image
+		if !slices.Equal(i.Config.Entrypoint, []string{"/usr/bin/berth", c.command}) {
+			t.Errorf("entry point %q", i.Config.Entrypoint)
 		}
+		entries, err := os.ReadDir(i.Rootfs)
+		if err != nil || len(entries) != 1 || entries[0].Name() != "usr" {
+			t.Errorf("there are %v in its root, %v", entries, err)
+		}
+		for want, args := range map[string][]string{
+			c.help: append(slices.Clone(i.Config.Entrypoint), "-help"),
+			i.Config.Labels["org.opencontainers.image.version"]: {"/usr/bin/berth", "version"},
+		} {
+			output, err := exec.CommandContext(t.Context(), "chroot", append([]string{i.Rootfs}, args...)...).CombinedOutput()
+			if !strings.Contains(string(output), want) || want == "" {
+				t.Errorf("%q prints %q, %v; want %q", args, output, err, want)
+			}
+		}
+		checkSize(t, i, 80)
 	}
-	checkSize(t, i, 80)
 }
 
 // checkSize says how many MB of files an image has, which may be so many at the most.

@@ -29,6 +29,7 @@ var shared struct {
 	repository string
 	image      image.Image // the one with NFS-Ganesha
 	subdir     image.Image // the one for shares
+	zfs        image.Image // the one for hosts that are reached over ssh
 	cluster    *cluster.Cluster
 	client     kubernetes.Interface
 }
@@ -58,7 +59,7 @@ func outside() (status int, err error) {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, leftMounts(folder), os.RemoveAll(folder)) }()
-	built, err := image.Build(context.Background(), filepath.Join(folder, "image"), os.Stderr, image.Berth, image.NFSSubdir)
+	built, err := image.Build(context.Background(), filepath.Join(folder, "image"), os.Stderr, image.Berth, image.NFSSubdir, image.ZFS)
 	if err != nil {
 		return 1, err
 	}
@@ -94,7 +95,7 @@ func inside(m *testing.M) (status int, err error) {
 	if err := json.Unmarshal(text, &images); err != nil {
 		return 1, err
 	}
-	shared.image, shared.subdir = images[image.Berth], images[image.NFSSubdir]
+	shared.image, shared.subdir, shared.zfs = images[image.Berth], images[image.NFSSubdir], images[image.ZFS]
 	if shared.repository, err = harness.Repository(); err != nil {
 		return 1, err
 	}
@@ -113,6 +114,7 @@ func inside(m *testing.M) (status int, err error) {
 	if shared.client, err = harness.NewClient(c.Kubeconfig()); err != nil {
 		return 1, err
 	}
+	defer func() { err = errors.Join(err, stopZFS()) }()
 	return m.Run(), nil
 }
 

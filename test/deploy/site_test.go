@@ -79,7 +79,7 @@ func (s *site) nodeWith(i image.Image, shares map[string]string) *node {
 	n.Node, err = pod.Start(s.t.Context(), pod.Options{
 		Client: shared.client, APIServer: shared.cluster.Server(), Name: n.name,
 		Rootfs: i.Rootfs, Entrypoint: i.Config.Entrypoint, Env: i.Config.Env,
-		Folder: s.t.TempDir(), Host: n.host, Shares: shares,
+		Folder: s.t.TempDir(), Host: n.host, Shares: shares, Hosts: map[string]string{zfsHost: zfsAddress},
 	})
 	s.must(err)
 	s.t.Cleanup(func() {

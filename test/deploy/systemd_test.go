@@ -4,6 +4,7 @@ package deploy
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -18,29 +19,28 @@ import (
 	"github.com/berth-storage/berth/test/pod"
 )
 
-func TestUnitIsUnderstoodBySystemd(t *testing.T) {
-	text, err := os.ReadFile(filepath.Join(shared.repository, "deploy", "systemd", "berth.service"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "berth.service")
-	program := filepath.Join(shared.image.Rootfs, "usr", "bin", "berth") // it has to be there
-	if err := os.WriteFile(file, []byte(strings.ReplaceAll(string(text), "/usr/local/bin/berth", program)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Mkdir(file+".d", 0o700); err != nil {
-		t.Fatal(err)
-	}
-	dropIn, err := os.ReadFile(filepath.Join(shared.repository, "deploy", "systemd", "berth-kernel.conf"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(file+".d", "berth-kernel.conf"), dropIn, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	// A setting that it does not know is a warning to it only.
-	if output, err := exec.CommandContext(t.Context(), "systemd-analyze", "verify", "--man=no", file).CombinedOutput(); err != nil || strings.Contains(string(output), file) {
-		t.Errorf("systemd-analyze verify: %v\n%s", err, output)
+func TestUnitsAreUnderstoodBySystemd(t *testing.T) {
+	units := filepath.Join(shared.repository, "deploy", "systemd")
+	for unit, dropIn := range map[string]string{"berth.service": "berth-kernel.conf", "berth-zfs.service": ""} {
+		text, err := os.ReadFile(filepath.Join(units, unit))
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(t.TempDir(), unit)
+		program := filepath.Join(shared.image.Rootfs, "usr", "bin", "berth") // it has to be there
+		if err := os.WriteFile(file, []byte(strings.ReplaceAll(string(text), "/usr/local/bin/berth", program)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if dropIn != "" {
+			text, err := os.ReadFile(filepath.Join(units, dropIn))
+			if err := errors.Join(err, os.Mkdir(file+".d", 0o700), os.WriteFile(filepath.Join(file+".d", dropIn), text, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// A setting that it does not know is a warning to it only.
+		if output, err := exec.CommandContext(t.Context(), "systemd-analyze", "verify", "--man=no", file).CombinedOutput(); err != nil || strings.Contains(string(output), file) {
+			t.Errorf("systemd-analyze verify: %v\n%s", err, output)
+		}
 	}
 }
 

@@ -25,10 +25,11 @@ const suite = "bookworm"
 const (
 	Berth     = "berth"
 	NFSSubdir = "nfs-subdir"
+	ZFS       = "zfs"
 )
 
 // names are what the manifests call the images.
-var names = map[string]string{Berth: "berth", NFSSubdir: "berth-nfs-subdir"}
+var names = map[string]string{Berth: "berth", NFSSubdir: "berth-nfs-subdir", ZFS: "berth-zfs"}
 
 // Image is a built image.
 type Image struct {

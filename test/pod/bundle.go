@@ -32,9 +32,36 @@ type process struct {
 	Args            []string            `json:"args"`
 	Env             []string            `json:"env"`
 	Cwd             string              `json:"cwd"`
-	User            map[string]int64    `json:"user"`
+	User            user                `json:"user"`
 	Capabilities    map[string][]string `json:"capabilities"`
 	NoNewPrivileges bool                `json:"noNewPrivileges"`
+}
+
+type user struct {
+	UID    int64   `json:"uid"`
+	GID    int64   `json:"gid"`
+	Groups []int64 `json:"additionalGids,omitempty"`
+}
+
+// userOf is the user that a pod's container runs as. What the container says goes first.
+func userOf(p *v1.Pod, c v1.Container) (u user) {
+	if s := p.Spec.SecurityContext; s != nil {
+		u = user{UID: value(s.RunAsUser), GID: value(s.RunAsGroup)}
+		if s.FSGroup != nil {
+			u.Groups = []int64{*s.FSGroup}
+		}
+	}
+	if s := c.SecurityContext; s != nil && s.RunAsUser != nil {
+		u.UID, u.GID = *s.RunAsUser, value(s.RunAsGroup)
+	}
+	return u
+}
+
+func value(id *int64) int64 {
+	if id == nil {
+		return 0
+	}
+	return *id
 }
 
 type mount struct {
@@ -112,10 +139,10 @@ func filter(host string, p *v1.Pod, c v1.Container) (*seccomp, error) {
 }
 
 // writeBundle writes the configuration of a pod's container to folder. host stands for
-// the node's root.
-func writeBundle(folder, host string, p *v1.Pod, c v1.Container, entrypoint, env []string, volumes []mount) error {
+// the node's root, and names are addresses that the cluster's DNS knows.
+func writeBundle(folder, host string, names map[string]string, p *v1.Pod, c v1.Container, entrypoint, env []string, volumes []mount) error {
 	// These would be passed over here, though a kubelet would not.
-	if s := c.SecurityContext; s != nil && (s.Privileged != nil || s.RunAsUser != nil) || p.Spec.HostNetwork || len(p.Spec.InitContainers) > 0 {
+	if s := c.SecurityContext; s != nil && s.Privileged != nil || p.Spec.HostNetwork || len(p.Spec.InitContainers) > 0 {
 		return fmt.Errorf("pod %s asks for more than is done here", p.Name)
 	}
 	rules, err := filter(host, p, c)
@@ -133,7 +160,11 @@ func writeBundle(folder, host string, p *v1.Pod, c v1.Container, entrypoint, env
 		noNew = s.AllowPrivilegeEscalation != nil && !*s.AllowPrivilegeEscalation
 	}
 	hosts := filepath.Join(folder, "hosts")
-	if err := os.WriteFile(hosts, []byte("127.0.0.1 localhost\n"+p.Status.PodIP+" "+p.Name+"\n"), 0o644); err != nil {
+	lines := []string{"127.0.0.1 localhost", p.Status.PodIP + " " + p.Name}
+	for name, address := range names {
+		lines = append(lines, address+" "+name)
+	}
+	if err := os.WriteFile(hosts, []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
 		return err
 	}
 	mounts := append([]mount{
@@ -147,7 +178,7 @@ func writeBundle(folder, host string, p *v1.Pod, c v1.Container, entrypoint, env
 	text, err := json.Marshal(config{
 		Version: "1.0.2", Hostname: p.Name,
 		Process: process{
-			Args: append(slices.Clone(args), c.Args...), Env: env, Cwd: "/", User: map[string]int64{"uid": 0, "gid": 0},
+			Args: append(slices.Clone(args), c.Args...), Env: env, Cwd: "/", User: userOf(p, c),
 			Capabilities:    map[string][]string{"bounding": granted, "effective": granted, "permitted": granted},
 			NoNewPrivileges: noNew,
 		},

@@ -36,6 +36,7 @@ type Options struct {
 	Host       string // folder that stands for the root of the node's file system in hostPaths
 	// Shares are folders that stand for what NFS volumes mount, by server:path.
 	Shares map[string]string
+	Hosts  map[string]string // addresses that the cluster's DNS knows, by name
 }
 
 // Node runs the pods that are bound to it.
@@ -184,7 +185,7 @@ func (n *Node) startPod(ctx context.Context, p *v1.Pod, running *Pod) (*containe
 	if err != nil {
 		return nil, err
 	}
-	if err := writeBundle(running.folder, n.o.Host, p, c, n.o.Entrypoint, env, mounts); err != nil {
+	if err := writeBundle(running.folder, n.o.Host, n.o.Hosts, p, c, n.o.Entrypoint, env, mounts); err != nil {
 		return nil, err
 	}
 	return startContainer(ctx, n.o.Rootfs, running.folder, "berth-"+string(p.UID), running.LogFile, n.o.APIServer, running.net)

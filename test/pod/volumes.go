@@ -2,6 +2,7 @@ package pod
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -40,7 +41,7 @@ func (n *Node) volumes(ctx context.Context, p *v1.Pod, c v1.Container, folder st
 func (n *Node) volume(ctx context.Context, p *v1.Pod, v v1.Volume, own string) (string, error) {
 	switch s := v.VolumeSource; {
 	case s.EmptyDir != nil:
-		return own, os.MkdirAll(own, 0o777)
+		return own, errors.Join(os.MkdirAll(own, 0o777), os.Chmod(own, 0o777))
 	case s.HostPath != nil:
 		path := filepath.Join(n.o.Host, s.HostPath.Path)
 		info, err := os.Stat(path)
@@ -66,6 +67,8 @@ func (n *Node) volume(ctx context.Context, p *v1.Pod, v v1.Volume, own string) (
 			}
 		}
 		return own, nil
+	case s.Secret != nil:
+		return own, n.secret(ctx, p.Namespace, s.Secret.SecretName, s.Secret.Items, own)
 	case s.ConfigMap != nil:
 		return own, n.files(ctx, p.Namespace, s.ConfigMap.Name, nil, own)
 	}
@@ -99,9 +102,11 @@ func (n *Node) project(ctx context.Context, p *v1.Pod, source v1.VolumeProjectio
 		if err != nil {
 			return err
 		}
-		return os.WriteFile(filepath.Join(folder, source.ServiceAccountToken.Path), []byte(token), 0o600)
+		return os.WriteFile(filepath.Join(folder, source.ServiceAccountToken.Path), []byte(token), 0o644)
 	case source.ConfigMap != nil:
 		return n.files(ctx, p.Namespace, source.ConfigMap.Name, source.ConfigMap.Items, folder)
+	case source.Secret != nil:
+		return n.secret(ctx, p.Namespace, source.Secret.Name, source.Secret.Items, folder)
 	case source.DownwardAPI != nil:
 		for _, item := range source.DownwardAPI.Items {
 			value, err := field(p, item.FieldRef.FieldPath)
@@ -139,16 +144,36 @@ func (n *Node) files(ctx context.Context, namespace, name string, items []v1.Key
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(folder, 0o755); err != nil {
+	return writeKeys(m.Data, items, folder)
+}
+
+// secret is files for a Secret.
+func (n *Node) secret(ctx context.Context, namespace, name string, items []v1.KeyToPath, folder string) error {
+	s, err := n.o.Client.CoreV1().Secrets(namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
 		return err
 	}
+	data := map[string]string{}
+	for key, value := range s.Data {
+		data[key] = string(value)
+	}
+	return writeKeys(data, items, folder)
+}
+
+// writeKeys writes all of data, or only some of it, as files.
+func writeKeys(data map[string]string, items []v1.KeyToPath, folder string) error {
 	if len(items) == 0 {
-		for key := range m.Data {
+		for key := range data {
 			items = append(items, v1.KeyToPath{Key: key, Path: key})
 		}
 	}
 	for _, item := range items {
-		if err := os.WriteFile(filepath.Join(folder, item.Path), []byte(m.Data[item.Key]), 0o644); err != nil {
+		value, has := data[item.Key]
+		if !has {
+			return fmt.Errorf("there is no key %s", item.Key)
+		}
+		file := filepath.Join(folder, item.Path)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(value), 0o644)); err != nil {
 			return err
 		}
 	}

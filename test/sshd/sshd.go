@@ -3,6 +3,7 @@
 package sshd
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/pem"
@@ -26,6 +27,7 @@ import (
 // Options of Start.
 type Options struct {
 	Dir     string // for its files; exists
+	Address string // where it listens; "": a free port of loopback
 	Command string // what the key is bound to, for the shell; "": any command
 	Lines   string // more lines of sshd_config(5), which go before its own
 	User    string // "" is root
@@ -61,7 +63,7 @@ func Start(o Options) (*Server, error) {
 	if err := s.moments.prepare(o.Command); err != nil {
 		return nil, err
 	}
-	if s.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+	if s.listener, err = net.Listen("tcp", cmp.Or(o.Address, "127.0.0.1:0")); err != nil {
 		return nil, err
 	}
 	if err := s.writeKeys(); err != nil {
