@@ -93,11 +93,15 @@ func (a *app) watchHost(ctx context.Context, p *remotePool, lost <-chan struct{}
 		if ctx.Err() != nil {
 			continue
 		}
-		if err != nil && g.shut(fmt.Errorf("%s does not answer: %w", p.config.ZFS.SSH.Host, err)) {
-			a.remoteChanged(p, err)
+		if err == nil {
+			if g.open() {
+				a.remoteChanged(p, nil)
+			}
+			continue
 		}
-		if err == nil && g.open() {
-			a.remoteChanged(p, nil)
+		why := fmt.Errorf("%s does not answer: %w", p.config.ZFS.SSH.Host, err)
+		if g.shut(why) {
+			a.remoteChanged(p, why)
 		}
 	}
 }
