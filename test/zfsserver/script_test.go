@@ -116,28 +116,27 @@ func TestScriptLetsBerthsCommandsThrough(t *testing.T) {
 	for name, shell := range shells {
 		s := newServer(t, shell)
 		for _, argv := range [][]string{
-			{"zfs", "create", "-o", "refquota=1048576", "-o", record, "-o", "sharenfs=rw=@10.0.0.0/8,no_root_squash", "-u", "tank/volumes/pvc-1"},
+			{"zfs", "create", "-o", "refquota=1048576", "-o", record, "-o", "sharenfs=rw=@10.0.0.0/8,no_root_squash", "tank/volumes/pvc-1"},
 			words("zfs create -o mountpoint=none -o canmount=off -o sharenfs=off -o berth:identity=a-b tank/volumes/.berth"),
 			words("zfs get -Hp -o name,property,value,source berth:record,refquota,available tank/volumes tank/volumes/pvc-1"),
 			words("zfs get -Hp -d1 -o name,value all tank/volumes"),
 			words("zfs snapshot -o berth:clone=pvc-2 tank/volumes/pvc-1@berth-pvc-2"),
 			words("zfs destroy -d tank/volumes/.berth/pvc-1@-of_an-Administrator:2"),
-			words("zfs get -Hpr -d 1 -t filesystem -s local all tank/volumes"),
-			words("zfs list -Hp -r -t all -o name,origin,org:x tank/volumes/.berth"),
-			words("zfs list -Hrtsnapshot -oname tank/volumes/pvc-1@pvc-2"),
+			words("zfs get -Hpr -d 1 all tank/volumes"),
+			words("zfs list -Hp -r -o name,origin,org:x tank/volumes/.berth"),
+			words("zfs list -Hroname tank/volumes/pvc-1@pvc-2"),
+			words("zfs set berth:adoption=done tank/volumes/.berth"),
 			{"zfs", "set", record, "tank/volumes/pvc-1"},
 			words("zfs set refquota=5 refreservation=none tank/volumes/pvc-1"),
-			words("zfs inherit sharenfs tank/volumes/pvc-1"),
-			words("zfs rename -u tank/volumes/pvc-1 tank/volumes/.berth/pvc-1"),
+			words("zfs rename tank/volumes/pvc-1 tank/volumes/.berth/pvc-1"),
 			words("zfs snapshot tank/volumes/pvc-1@pvc-2"),
 			words("zfs clone -o recordsize=4096 tank/volumes/pvc-1@pvc-2 tank/volumes/pvc-2"),
 			words("zfs destroy -d tank/volumes/pvc-1@pvc-2"),
-			words("zfs destroy -rf tank/volumes/.berth/pvc-1"),
+			words("zfs destroy tank/volumes/.berth/pvc-1"),
 			words("zfs promote tank/volumes/pvc-2"),
 			words("zfs mount tank/volumes/pvc-2"),
-			words("zfs unmount -f tank/volumes/pvc-2"),
+			words("zfs unmount tank/volumes/pvc-2"),
 			words("zfs share tank/volumes/pvc-2"),
-			words("zfs unshare tank/volumes/pvc-2"),
 		} {
 			for _, prefix := range []string{"", "env LC_ALL=C PATH=/sbin:/bin", "env LC_ALL=C PATH=/sbin:/bin sudo -n --", "sudo -n --"} {
 				want := argv
@@ -218,7 +217,8 @@ func TestScriptRefuses(t *testing.T) {
 		"zfs destroy - tank/volumes/pvc-1", "zfs create -V 1G tank/volumes/pvc-1", "zfs create -p tank/volumes/pvc-1", "zfs create tank/volumes/pvc-1 -omountpoint=/etc",
 		"zfs mount -a", "zfs unmount -a", "zfs share -a", "zfs unshare -a", "zfs mount -o suid tank/volumes/pvc-1", "zfs mount tank/volumes/pvc-1 -O", "zfs snapshot -r tank/volumes/pvc-1@x",
 		"zfs rename -p tank/volumes/pvc-1 tank/volumes/pvc-2", "zfs list -j tank/volumes", "zfs get -H --json all tank/volumes", "zfs get -o", "zfs list -o",
-		"zfs inherit -r sharenfs tank/volumes/pvc-1", "zfs destroy tank/volumes/pvc-1@a%b", "zfs destroy tank/volumes/pvc-1@a,b", "zfs destroy tank/volumes/pvc-1@",
+		"zfs destroy -r tank/volumes/pvc-1", "zfs destroy -f tank/volumes/pvc-1", "zfs create -u tank/volumes/pvc-1", "zfs unmount -f tank/volumes/pvc-1",
+		"zfs get -t all all tank/volumes", "zfs rename -f tank/volumes/pvc-1 tank/volumes/pvc-2", "zfs destroy tank/volumes/pvc-1@a%b", "zfs destroy tank/volumes/pvc-1@a,b", "zfs destroy tank/volumes/pvc-1@",
 		"zfs snapshot -o mountpoint=/etc tank/volumes/pvc-1@x", "zfs destroy @x", "zfs destroy tank/other@x", "zfs destroy tank/volumes/pvc-1@../x",
 		"zfs destroy tank/volumes/pvc-1#x", "zfs destroy tank/volumes/pvc-1@x@y", "zfs destroy", "zfs destroy tank/volumes/pvc-1 tank/volumes/pvc-2",
 		// Properties that lead out of the pool, or are none.
@@ -226,8 +226,10 @@ func TestScriptRefuses(t *testing.T) {
 		"zfs set mountpoint=/etc tank/volumes/pvc-1", "zfs set refquota=1 mountpoint=/etc tank/volumes/pvc-1", "zfs create -o keylocation=file:///etc/shadow tank/volumes/pvc-1",
 		"zfs create -o encryption=on tank/volumes/pvc-1", "zfs set sharesmb=on tank/volumes/pvc-1", "zfs set zoned=on tank/volumes/pvc-1", "zfs set context=x tank/volumes/pvc-1",
 		"zfs set =x tank/volumes/pvc-1", "zfs set a tank/volumes/pvc-1", "zfs set tank/volumes/pvc-1", "zfs set -x=y:z=1 tank/volumes/pvc-1", "zfs set ../a:b=c tank/volumes/pvc-1",
-		"zfs clone -o mountpoint=/etc tank/volumes/pvc-1@x tank/volumes/pvc-2", "zfs inherit keylocation tank/volumes/pvc-1",
+		"zfs clone -o mountpoint=/etc tank/volumes/pvc-1@x tank/volumes/pvc-2", "zfs set mountpoint=legacy tank/volumes/pvc-1",
 		// Other commands.
+		"zfs destroy tank/volumes/.berth", "zfs rename tank/volumes/.berth tank/volumes/pvc-1", "zfs rename tank/volumes/pvc-1 tank/volumes/.berth",
+		"zfs mount tank/volumes/.berth", "zfs share tank/volumes/.berth", "zfs snapshot tank/volumes/.berth@x", "zfs inherit sharenfs tank/volumes/pvc-1",
 		"zfs allow everyone destroy tank/volumes", "zfs send tank/volumes/pvc-1@x", "zfs receive tank/volumes/pvc-1", "zfs rollback tank/volumes/pvc-1@x", "zfs program tank x",
 		"zfs diff tank/volumes/pvc-1@x", "zfs load-key tank/volumes/pvc-1", "zfs", "zfs --version", "zpool destroy tank", "zfs unallow tank/volumes", "zfs project /etc", "zfs userspace tank/volumes",
 		"/sbin/zfs list tank/volumes", "zfs/../sh", "chgrp 0 /etc", "rm -rf /", "env", "env zfs",
@@ -259,7 +261,7 @@ func TestScriptRefuses(t *testing.T) {
 func TestScriptNeedsAParent(t *testing.T) {
 	for name, shell := range shells {
 		s := newServer(t, shell)
-		for _, args := range [][]string{{}, {""}, {"/"}, {"/tank"}, {"tank/"}, {"tank//volumes"}, {"tank/../rpool"}, {"tank/.."}, {"tank/."}, {"-r"}, {"tank volumes"}, {"tank", "x"}, {"tank/*"}} {
+		for _, args := range [][]string{{}, {""}, {"/"}, {"/tank"}, {"tank/"}, {"tank//volumes"}, {"tank/../rpool"}, {"tank/.."}, {"tank/."}, {"-r"}, {"tank volumes"}, {"tank", "x"}, {"tank/*"}, {"lock", "tank/.."}, {"lock", "tank", "x"}, {"lock", ""}} {
 			argv := slices.Concat(s.shell, []string{s.script}, args)
 			cmd := exec.Command(argv[0], argv[1:]...)
 			cmd.Env = append(os.Environ(), "SSH_ORIGINAL_COMMAND=zfs list tank", "FAKE_ROOT="+s.root)

@@ -93,7 +93,11 @@ func shell(t *testing.T, folder, commands string) string {
 
 // The page's commands set a host up that Berth can use, and whoever has its key can use for nothing else.
 func TestPageForLinux(t *testing.T) {
-	daemon, err := zfsfuse.Start(t.TempDir())
+	disks := t.TempDir()
+	if err := os.Chmod(filepath.Dir(disks), 0o755); err != nil { // of all tests' folders: the account reaches the parent's mountpoint
+		t.Fatal(err)
+	}
+	daemon, err := zfsfuse.Start(disks)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,8 +130,14 @@ func TestPageForLinux(t *testing.T) {
 	o := server.SSH()
 	o.KeyFile = filepath.Join(folder, "berth")
 	t.Run("Berth works", func(t *testing.T) { works(t, o) })
+	t.Run("one at a time", func(t *testing.T) { isLocked(t, o) })
 	t.Run("nothing else does", func(t *testing.T) { isBound(t, o) })
 	t.Run("a connection that hangs gives the lock back", func(t *testing.T) { hangs(t, o) })
+
+	shell(t, folder, blocks(t, "Without the script"))
+	o.BecomeRoot = true
+	t.Run("Berth works without the script", func(t *testing.T) { works(t, o) })
+	t.Run("one at a time without the script", func(t *testing.T) { isLocked(t, o) })
 }
 
 func repository(t *testing.T) string {
@@ -172,6 +182,16 @@ func works(t *testing.T, o run.SSHOptions) {
 	}
 	if err := errors.Join(b.Discard(t.Context(), v.Name), b.Purge(t.Context(), v.Name)); err != nil {
 		t.Error(err)
+	}
+}
+
+func isLocked(t *testing.T, o run.SSHOptions) {
+	o.Lock = words("berth-zfs lock tank/kubernetes")
+	if _, err := connect(t, o).Output(t.Context(), words("zfs list tank/kubernetes")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := connect(t, o).Output(t.Context(), words("zfs list tank/kubernetes")); err == nil || !strings.Contains(err.Error(), "another Berth") {
+		t.Errorf("a second one got %v", err)
 	}
 }
 
