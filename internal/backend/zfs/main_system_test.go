@@ -62,17 +62,21 @@ func parent(t testing.TB) string {
 	t.Helper()
 	name := fmt.Sprintf("%s/%d", poolName, parents.Add(1))
 	zfsRun(t, "create", name)
-	t.Cleanup(func() {
-		var err error
-		for range 100 { // it is busy for a moment after most changes
-			if _, err = zfsfuse.Run("zfs", "destroy", "-R", "-f", name); err == nil {
-				return
-			}
-			time.Sleep(50 * time.Millisecond)
-		}
-		t.Errorf("what the test made stays: %v", err)
-	})
+	t.Cleanup(func() { zfsDestroy(t, "-R", "-f", name) })
 	return name
+}
+
+// zfsDestroy destroys what may be busy for a moment, as it is after most changes.
+func zfsDestroy(t testing.TB, args ...string) {
+	t.Helper()
+	var err error
+	for range 100 {
+		if _, err = zfsfuse.Run("zfs", append([]string{"destroy"}, args...)...); err == nil {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Errorf("what the test made stays: %v", err)
 }
 
 // zfsRun runs zfs, and gives what it printed.
