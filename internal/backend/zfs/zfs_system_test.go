@@ -92,7 +92,8 @@ func TestSizesArePropertiesOfTheDataset(t *testing.T) {
 		volume.SizingIgnore: "0 0", volume.SizingQuota: "8388608 0", volume.SizingReservation: "0 8388608", volume.SizingBoth: "8388608 8388608", "": "8388608 8388608",
 	} {
 		t.Run(string(sizing), func(t *testing.T) {
-			b := open(t, zfs.Options{Dataset: parent(t), Local: true})
+			dataset := parent(t)
+			b := open(t, zfs.Options{Dataset: dataset, Local: true})
 			s := volumetest.Spec(t, "pvc-1")
 			s.Size, s.Settings.Sizing = 4*mib, sizing
 			v, err := b.Create(t.Context(), s)
@@ -103,7 +104,7 @@ func TestSizesArePropertiesOfTheDataset(t *testing.T) {
 			if _, err := b.Update(t.Context(), v); err != nil {
 				t.Fatal(err)
 			}
-			got := strings.Fields(zfsRun(t, "get", "-Hp", "-o", "value", "refquota,refreservation", v.Dir))
+			got := strings.Fields(zfsRun(t, "get", "-Hp", "-o", "value", "refquota,refreservation", dataset+"/pvc-1"))
 			if strings.Join(got, " ") != want {
 				t.Errorf("refquota and refreservation are %v, want %s", got, want)
 			}
@@ -285,14 +286,14 @@ func TestWhatIsInAVolumeKeepsItFromBeingDeleted(t *testing.T) {
 }
 
 func TestPropertiesAreSet(t *testing.T) {
-	b := open(t, zfs.Options{Dataset: parent(t), Local: true, Properties: map[string]string{"atime": "off", "compression": "gzip"}})
+	dataset := parent(t)
+	b := open(t, zfs.Options{Dataset: dataset, Local: true, Properties: map[string]string{"atime": "off", "compression": "gzip"}})
 	s := volumetest.Spec(t, "pvc-1")
 	s.Settings.Properties = map[string]string{"compression": "lzjb", "recordsize": "8192"}
-	v, err := b.Create(t.Context(), s)
-	if err != nil {
+	if _, err := b.Create(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
-	got := strings.Join(strings.Fields(zfsRun(t, "get", "-Hp", "-o", "value", "atime,compression,recordsize,sharenfs", v.Dir)), " ")
+	got := strings.Join(strings.Fields(zfsRun(t, "get", "-Hp", "-o", "value", "atime,compression,recordsize,sharenfs", dataset+"/pvc-1")), " ")
 	if got != "off lzjb 8192 off" {
 		t.Errorf("properties are %s", got)
 	}
