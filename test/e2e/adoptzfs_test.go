@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -62,6 +63,23 @@ func (d *datasetsBefore) volume(claim, element string, args []string, edit func(
 	return d.bound(claim)
 }
 
+// wantDryRun asks what would be adopted, as who has the program's environment does.
+func (d *datasetsBefore) wantDryRun(want ...string) {
+	d.t.Helper()
+	cmd := exec.CommandContext(d.t.Context(), d.options.Binary, "adopt", "zfs-provisioner", "--dry-run")
+	cmd.Env = append(os.Environ(), "ZFS_PARENT_DATASET="+d.parent, "ZFS_SERVER_HOSTNAME=nas.example.com",
+		"ZFS_PROVISIONER_NAME="+d.options.Provisioner, "ZFS_KUBE_CONF="+d.options.Kubeconfig)
+	output, err := cmd.CombinedOutput()
+	if err == nil { // something is left alone
+		d.t.Error("berth adopt succeeded")
+	}
+	for _, text := range want {
+		if !strings.Contains(string(output), text) {
+			d.t.Errorf("%q is not in:\n%s", text, output)
+		}
+	}
+}
+
 // takeOver starts Berth, and waits until the volumes are its own.
 func (d *datasetsBefore) takeOver() *harness.Berth {
 	d.t.Helper()
@@ -114,6 +132,8 @@ func TestAdoptedDatasets(t *testing.T) {
 		before[name] = d.zfs("get", "-Hp", "-o", "value", "refquota,refreservation,mountpoint", d.parent+name)
 	}
 
+	d.wantDryRun(gentics.Name+": to be adopted: claim "+d.name+"/gentics, 1048576 bytes, "+gentics.Name+", mounted at ", odd.Name+": left alone: pods mount ",
+		"dataset stray: left alone", "4 to be adopted, 0 before, 1 left alone, 1 datasets without a PersistentVolume")
 	b := d.takeOver()
 	all, unknown := d.datasets(d.parent)
 	var names []string

@@ -16,6 +16,7 @@ import (
 	"github.com/berth-storage/berth/internal/backend/zfs"
 	"github.com/berth-storage/berth/internal/volume"
 	"github.com/berth-storage/berth/internal/volume/volumetest"
+	"github.com/berth-storage/berth/test/zfsfuse"
 )
 
 const (
@@ -308,5 +309,14 @@ func TestSharedAsTheParent(t *testing.T) {
 	o := zfs.Options{Dataset: dataset, Local: true, Share: zfs.ShareInherit, Runner: here}
 	if _, err := zfs.Open(t.Context(), o); err == nil || !strings.Contains(err.Error(), "zfs set sharenfs=on "+dataset) {
 		t.Errorf("with a parent that is not shared: error %v", err)
+	}
+	// zfs-fuse has nobody to share by, says so, and has set the property.
+	if out, err := zfsfuse.Run("zfs", "set", "sharenfs=ro", dataset); err == nil || property(t, "sharenfs", dataset) != "ro" {
+		t.Fatalf("sharenfs is %s: %s, %v", property(t, "sharenfs", dataset), out, err)
+	}
+	b := open(t, o)
+	_, _ = b.Create(t.Context(), volumetest.Spec(t, "pvc-1")) // it is not shared
+	if got := zfsRun(t, "get", "-H", "-o", "value,source", "sharenfs", dataset+"/pvc-1"); got != "ro\tlocal" {
+		t.Errorf("sharenfs of a volume is %q", got)
 	}
 }
