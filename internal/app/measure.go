@@ -19,6 +19,7 @@ const (
 
 func (a *app) measure(ctx context.Context, pool string, m *volume.Manager) {
 	for {
+		a.metrics.PoolTombstones(pool, m.Tombstones())
 		room, err := m.Capacity(ctx)
 		if err == nil {
 			a.metrics.PoolCapacity(pool, room.Total, room.Available)

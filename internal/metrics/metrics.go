@@ -18,6 +18,7 @@ type Metrics struct {
 	serverRestarts  prometheus.Counter
 	poolCapacity    *prometheus.GaugeVec
 	poolAvailable   *prometheus.GaugeVec
+	poolTombstones  *prometheus.GaugeVec
 	buildInfo       *prometheus.GaugeVec
 	provisionerTime *prometheus.HistogramVec
 	volumes         *volumes
@@ -53,12 +54,16 @@ func New(version string) *Metrics {
 			Name: "berth_pool_available",
 			Help: "1 if a pool's storage is there and answers, else 0.",
 		}, []string{"pool"}),
+		poolTombstones: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "berth_pool_tombstones",
+			Help: "Deleted volumes whose space is not freed before their clones are deleted too.",
+		}, []string{"pool"}),
 		buildInfo: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "berth_build_info",
 			Help: "1, by version.",
 		}, []string{"version"}),
 	}
-	m.registry.MustRegister(m.operations, m.provisionerTime, m.serverRestarts, m.poolCapacity, m.poolAvailable, m.volumes, m.buildInfo,
+	m.registry.MustRegister(m.operations, m.provisionerTime, m.serverRestarts, m.poolCapacity, m.poolAvailable, m.poolTombstones, m.volumes, m.buildInfo,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.buildInfo.WithLabelValues(version).Set(1)
 	return m
@@ -108,6 +113,11 @@ func (m *Metrics) PoolAvailable(pool string, available bool) {
 		value = 1
 	}
 	m.poolAvailable.WithLabelValues(pool).Set(value)
+}
+
+// PoolTombstones says how many deleted volumes of a pool wait for their clones.
+func (m *Metrics) PoolTombstones(pool string, n int) {
+	m.poolTombstones.WithLabelValues(pool).Set(float64(n))
 }
 
 func result(err error) string {

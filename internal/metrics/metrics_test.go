@@ -37,6 +37,7 @@ func observed() *metrics.Metrics {
 	m.PoolCapacity("local", 1000, 10)
 	m.PoolAvailable("local", true)
 	m.PoolAvailable("nas", false)
+	m.PoolTombstones("local", 2)
 	m.SetVolumes("local", []metrics.Volume{
 		{Name: "pvc-1", Namespace: "team", Claim: "data", Size: 1 << 20, Counted: true, Used: 4096, Inodes: 3},
 		{Name: "pvc-2", Namespace: "team", Claim: "cache", Size: 5, Counted: true}, // empty, on btrfs
@@ -57,6 +58,7 @@ func TestExposition(t *testing.T) {
 		`berth_pool_bytes{kind="available",pool="local"} 10`,
 		`berth_pool_available{pool="local"} 1`,
 		`berth_pool_available{pool="nas"} 0`,
+		`berth_pool_tombstones{pool="local"} 2`,
 		`berth_pool_bytes{kind="total",pool="local"} 1000`,
 		`berth_volume_size_bytes{claim="data",namespace="team",pool="local",volume="pvc-1"} 1.048576e+06`,
 		`berth_volume_used_bytes{claim="data",namespace="team",pool="local",volume="pvc-1"} 4096`,
