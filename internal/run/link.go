@@ -32,11 +32,12 @@ type link struct {
 	ready chan struct{} // closed when the attempt to connect is over; then err says how it went
 	err   error
 	ended time.Time     // of an attempt that failed
-	gone  chan struct{} // closed when the connection has ended
+	dead  chan struct{} // closed when the connection has ended,
+	gone  chan struct{} // and when all that follows from it is done
 }
 
 func newLink(h *SSH) *link {
-	return &link{host: h, ready: make(chan struct{}), gone: make(chan struct{})}
+	return &link{host: h, ready: make(chan struct{}), dead: make(chan struct{}), gone: make(chan struct{})}
 }
 
 // over says whether another attempt is due.
@@ -109,6 +110,10 @@ func (l *link) dial() error {
 	}
 	_ = raw.SetDeadline(time.Time{})
 	l.client = ssh.NewClient(conn, channels, requests)
+	go func() {
+		_ = l.client.Wait()
+		close(l.dead)
+	}()
 	return nil
 }
 
@@ -131,6 +136,26 @@ func (l *link) unlock() {
 
 // hangUp ends the connection; that it ended already is no error.
 func (l *link) hangUp() { _ = l.client.Close() }
+
+// session opens a session. A session that is opened at the moment at which the connection ends may
+// wait for ever in package ssh, so nobody waits for it longer than the connection lives.
+func (l *link) session() (*ssh.Session, error) {
+	type opened struct {
+		session *ssh.Session
+		err     error
+	}
+	result := make(chan opened, 1)
+	go func() {
+		session, err := l.client.NewSession()
+		result <- opened{session, err}
+	}()
+	select {
+	case o := <-result:
+		return o.session, o.err
+	case <-l.dead:
+		return nil, net.ErrClosed
+	}
+}
 
 // keep asks the host now and then whether it is there, and ends the connection if it is
 // silent; and tells the keeper of the lock that Berth is there.
@@ -177,7 +202,7 @@ func (l *link) lock() (beats io.WriteCloser, err error) {
 	fail := func(err error) error { return fmt.Errorf("locking the pool on %s: %w", h.o.Host, err) }
 	timer := time.AfterFunc(dialLimit, func() { l.hangUp() })
 	defer timer.Stop()
-	session, err := l.client.NewSession()
+	session, err := l.session()
 	if err != nil {
 		return nil, fail(err)
 	}

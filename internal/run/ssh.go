@@ -202,7 +202,7 @@ func (h *SSH) session(ctx context.Context) (*ssh.Session, error) {
 		if err != nil {
 			return nil, err
 		}
-		session, err := l.client.NewSession()
+		session, err := l.session()
 		if err == nil {
 			return session, nil
 		}

@@ -392,3 +392,22 @@ func TestSSHLockThatEnds(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A connection may end at the very moment at which a session is opened on it.
+func TestSSHCutWhileASessionIsOpened(t *testing.T) {
+	s := serve(t, func(_ string, c ssh.Channel) { exit(c, 0) })
+	o := s.options()
+	o.Limit = 20 * time.Second
+	run.NoPause(&o)
+	h := newSSH(t, o)
+	for range 300 {
+		var cut sync.WaitGroup
+		cut.Go(s.cut)
+		for range 3 {
+			if _, err := h.Output(t.Context(), []string{"true"}); errors.Is(err, context.DeadlineExceeded) {
+				t.Fatal(err)
+			}
+		}
+		cut.Wait()
+	}
+}

@@ -105,12 +105,13 @@ func TestLockOverSSH(t *testing.T) {
 
 // cutting runs commands over ssh, and has the connection be cut at a moment of one of them.
 type cutting struct {
-	t      *testing.T
-	host   *host
-	client *run.SSH
-	left   int // commands until that one; negative: none is cut
-	moment sshd.Moment
-	cut    <-chan error
+	t       *testing.T
+	host    *host
+	client  *run.SSH
+	backend *zfs.Backend
+	left    int // commands until that one; negative: none is cut
+	moment  sshd.Moment
+	cut     <-chan error // nil: it was not yet
 }
 
 func (c *cutting) Output(ctx context.Context, argv []string) ([]byte, error) {
@@ -173,52 +174,83 @@ const mostCommands = 9
 // Whatever the moment at which the connection is cut, of whichever command: nothing is taken for gone that
 // is there, what is asked again comes to its end, and no dataset is left.
 func TestCutConnections(t *testing.T) {
-	for name, bound := range kinds {
-		for _, moment := range []sshd.Moment{sshd.Before, sshd.During, sshd.After} {
-			t.Run(name+" "+string(moment), func(t *testing.T) {
-				h := newHost(t, bound)
-				c := &cutting{t: t, host: h, client: h.connect(t), moment: moment}
-				o := zfs.Options{Dataset: h.dataset, Runner: c, Sizing: volume.SizingQuota}
-				b := open(t, o)
-				cut := true
-				for n := 1; cut && n <= mostCommands; n++ { // the n-th command of each step
-					cut = false
-					for _, s := range steps(t) {
-						c.left, c.cut = n, nil
-						err := s.do(t.Context(), b)
-						if c.cut != nil {
-							cut = true
-							if err := <-c.cut; err != nil {
-								t.Fatal(err)
-							}
-						}
-						for try := 0; err != nil; try++ {
-							if !errors.Is(err, volume.ErrUnknown) && !errors.Is(err, volume.ErrBusy) || try == 100 {
-								t.Fatalf("%s, command %d cut %s: %v", s.name, n, moment, err)
-							}
-							select {
-							case <-c.client.Lost(): // the lock, so that everything begins anew
-								b.Close()
-								c.client = h.connect(t)
-								b, err = zfs.Open(t.Context(), o)
-								for ; errors.Is(err, volume.ErrBusy) && try < 100; try++ { // until the host has noticed
-									time.Sleep(100 * time.Millisecond)
-									b, err = zfs.Open(t.Context(), o)
-								}
-								if err != nil {
-									t.Fatalf("%s, command %d cut %s: opening it again: %v", s.name, n, moment, err)
-								}
-							default:
-							}
-							err = s.do(t.Context(), b)
-						}
-						c.left = -1
-						isThere(t, s.name, h.dataset)
+	all := []sshd.Moment{sshd.Before, sshd.During, sshd.After}
+	for _, c := range []struct {
+		name    string
+		bound   bool
+		moments []sshd.Moment // of one command after the other
+	}{
+		{"before", false, all[:1]},
+		{"during", false, all[1:2]},
+		{"after", false, all[2:]},
+		{"with the lock", true, all}, // after each cut everything is opened anew
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := newHost(t, c.bound)
+			l := &cutting{t: t, host: h, client: h.connect(t)}
+			l.open()
+			n, cuts := 1, 1
+			for ; cuts > 0 && n <= mostCommands; n++ { // the n-th command of each step
+				cuts = 0
+				for i, s := range steps(t) {
+					l.moment = c.moments[(n+i)%len(c.moments)]
+					if l.run(n, s) {
+						cuts++
 					}
+					isThere(t, s.name, h.dataset)
 				}
-			})
+			}
+			if n < 4 {
+				t.Errorf("only %d commands of a step were cut", n-1)
+			}
+		})
+	}
+}
+
+// open opens the pool, when nobody has it any more.
+func (c *cutting) open() {
+	c.t.Helper()
+	o := zfs.Options{Dataset: c.host.dataset, Runner: c, Sizing: volume.SizingQuota}
+	var err error
+	for range 100 {
+		if c.backend, err = zfs.Open(c.t.Context(), o); !errors.Is(err, volume.ErrBusy) {
+			break
+		}
+		c.client.Close() // the host has to notice that the one before is gone
+		c.client = c.host.connect(c.t)
+		time.Sleep(20 * time.Millisecond)
+	}
+	if err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// run does s until it is done, with a cut at its n-th command. It is false if there was
+// no such command.
+func (c *cutting) run(n int, s step) (wasCut bool) {
+	c.t.Helper()
+	c.left, c.cut = n, nil
+	err := s.do(c.t.Context(), c.backend)
+	if c.cut != nil {
+		if err := <-c.cut; err != nil {
+			c.t.Fatal(err)
 		}
 	}
+	c.left = -1
+	for try := 0; err != nil; try++ {
+		if !errors.Is(err, volume.ErrUnknown) && !errors.Is(err, volume.ErrBusy) || try == 100 {
+			c.t.Fatalf("%s, cut %s command %d: %v", s.name, c.moment, n, err)
+		}
+		select {
+		case <-c.client.Lost():
+			c.backend.Close()
+			c.client = c.host.connect(c.t)
+			c.open()
+		default:
+		}
+		err = s.do(c.t.Context(), c.backend)
+	}
+	return c.cut != nil
 }
 
 // isThere checks what is to be there after a step.
