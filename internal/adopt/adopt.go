@@ -23,7 +23,8 @@ func Run(ctx context.Context, pool Adopter, from From, pvs []PV, o Options) (Rep
 	}
 	planned := r.Adopt
 	r.Adopt = nil
-	for _, v := range planned {
+	for i, v := range planned {
+		o.progress(Recording, i, len(planned))
 		adopted, err := pool.Adopt(ctx, v)
 		switch {
 		case err == nil:

@@ -282,6 +282,23 @@ func TestDatasetsOfPVManagerThatAreLeftAlone(t *testing.T) {
 	}
 }
 
+func TestProgressOfAnAdoption(t *testing.T) {
+	p := newPool()
+	pvs := []PV{provisioned(p, 1), provisioned(p, 2), provisioned(p, 3)}
+	pvs[1].Path = "/elsewhere"
+	var got []string
+	o := Options{Progress: func(s Step, done, of int) { got = append(got, fmt.Sprint(s, " ", done, "/", of)) }}
+	if _, err := Run(t.Context(), p, fromProvisioner(), pvs, o); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"looking at PersistentVolumes 0/3", "looking at PersistentVolumes 1/3", "looking at PersistentVolumes 2/3", "recording volumes 0/2", "recording volumes 1/2",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 // The source of a clone is said only if it is one of the volumes.
 func TestSourcesOfClones(t *testing.T) {
 	for origin, want := range map[string]string{

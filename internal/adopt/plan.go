@@ -82,6 +82,24 @@ type Options struct {
 	Cluster    string // see volume.Spec; "" if it is not known
 	// Taken are the export ids of other pools' volumes, which Berth's server has too.
 	Taken map[export.ID]string
+	// Progress, if it is not nil, is told how many PersistentVolumes of how many have been
+	// looked at (Looking), and then how many volumes have got their records (Recording).
+	Progress func(s Step, done, of int)
+}
+
+// Step is one of an adoption.
+type Step string
+
+// The steps of an adoption.
+const (
+	Looking   Step = "looking at PersistentVolumes"
+	Recording Step = "recording volumes"
+)
+
+func (o Options) progress(s Step, done, of int) {
+	if o.Progress != nil {
+		o.Progress(s, done, of)
+	}
 }
 
 // Report is what is to be adopted, or was, and what is left alone.
@@ -127,10 +145,11 @@ func Plan(ctx context.Context, pool Pool, from From, pvs []PV, o Options) (Repor
 		p.records = append(p.records, v)
 	}
 	p.judge = from.begin(pvs, p.records, o, &p.report)
-	for _, pv := range slices.SortedFunc(slices.Values(pvs), func(a, b PV) int { return strings.Compare(a.Name, b.Name) }) {
+	for i, pv := range slices.SortedFunc(slices.Values(pvs), func(a, b PV) int { return strings.Compare(a.Name, b.Name) }) {
 		if err := ctx.Err(); err != nil {
 			return Report{}, err
 		}
+		o.progress(Looking, i, len(pvs))
 		v, known, err := p.volume(ctx, pv)
 		if f, left := errors.AsType[*leftError](err); left {
 			p.leave(pv.Name, v.Path, f)

@@ -18,7 +18,10 @@ import (
 	"github.com/berth-storage/berth/internal/volume"
 )
 
-const retryAdoption = 2 * time.Second
+const (
+	retryAdoption = 2 * time.Second
+	adoptionNews  = 10 * time.Second // between two lines about one that goes on
+)
 
 // predecessor reads what another program left in a pool's root.
 func predecessor(p config.Pool) (*adopt.State, error) {
@@ -155,7 +158,7 @@ func (a *app) adoption(ctx context.Context, c config.Pool, b *dir.Backend, befor
 // adoptable asks the cluster for PersistentVolumes of c's provisioner, and other pools
 // for their export ids.
 func (a *app) adoptable(ctx context.Context, c config.Pool, before *adopt.State) (k candidates, err error) {
-	k.options = adopt.Options{ExportPath: c.ExportPath, Taken: map[export.ID]string{}}
+	k.options = adopt.Options{ExportPath: c.ExportPath, Taken: map[export.ID]string{}, Progress: a.tellProgress(c)}
 	var others []adopt.PV
 	if k.pvs, others, err = a.client.Adoptable(ctx, c.Provisioner); err != nil {
 		return k, &clusterError{err}
@@ -179,6 +182,17 @@ func (a *app) adoptable(ctx context.Context, c config.Pool, before *adopt.State)
 		}
 	}
 	return k, nil
+}
+
+// tellProgress gives a function that logs how far an adoption has got, if that takes long.
+func (a *app) tellProgress(c config.Pool) func(s adopt.Step, done, of int) {
+	told := time.Now()
+	return func(s adopt.Step, done, of int) {
+		if time.Since(told) >= adoptionNews {
+			told = time.Now()
+			a.log.Info(string(s), "component", "adoption", "pool", c.Name, "done", done, "of", of)
+		}
+	}
 }
 
 // takenIDs adds the export ids of a pool's volumes to taken. Those on a share have none.
@@ -217,7 +231,7 @@ func logReport(log *slog.Logger, program string, problems []error, r adopt.Repor
 		log.Warn("nobody knows what is to become of the data of a volume", "persistentVolume", f.PV, "err", f.Err, "do", f.Do)
 	}
 	if n := len(r.Unclaimed); n > 0 {
-		log.Warn("directories that no PersistentVolume names are left alone", "directories", n, "first", strings.Join(r.Unclaimed[:min(n, 10)], " "))
+		log.Warn("directories or datasets that no PersistentVolume names are left alone", "number", n, "first", strings.Join(r.Unclaimed[:min(n, 10)], " "))
 	}
 	log.Info("adopted volumes of "+program, "volumes", len(r.Adopt), "before", len(r.Already), "leftAlone", len(r.Left)-others, "ofOtherServers", others)
 }

@@ -71,6 +71,7 @@ func (a *app) adoptableDatasets(ctx context.Context, c config.Pool, program stri
 	} else {
 		k.pvs, others, err = a.client.Adoptable(ctx, c.Provisioner)
 	}
+	k.options.Progress = a.tellProgress(c)
 	if err == nil {
 		k.options.Cluster, err = a.client.ClusterID(ctx)
 	}
