@@ -3,9 +3,10 @@
 set -eu
 
 packages="nfs-ganesha nfs-ganesha-vfs dbus rpcbind nfs-common libnfs-utils btrfs-progs e2fsprogs xfsprogs
-user-mode-linux debootstrap iproute2 kmod buildah runc systemd zfs-fuse openssh-server openssh-client sudo"
+user-mode-linux debootstrap iproute2 kmod buildah runc systemd zfs-fuse openssh-server openssh-client sudo
+gcc libc6-dev make flex bison bc patch xz-utils"
 programs="ganesha.nfsd dbus-daemon rpcbind rpc.statd nfs-cat mkfs.btrfs mkfs.ext4 mkfs.xfs linux.uml debootstrap ip depmod buildah runc
-systemd-analyze zfs-fuse sshd ssh-keygen sudo"
+systemd-analyze zfs-fuse sshd ssh-keygen sudo cc make flex bison bc patch xz"
 PATH=$PATH:/usr/sbin:/sbin # not in everyone's PATH, even root's
 
 fail() {
@@ -20,18 +21,17 @@ installed() {
 missing=""
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
-	for program in $programs cc; do # cc: the race detector needs a C compiler
+	for program in $programs; do
 		command -v "$program" >/dev/null || missing="$missing $program"
 	done
 	[ -z "$missing" ] || fail "this is not Debian and these programs are missing:$missing
-In Debian they are in the packages $packages gcc libc6-dev. Install what your system calls them."
+In Debian they are in the packages $packages. Install what your system calls them."
 	exit 0
 fi
 
 for package in $packages; do
 	installed "$package" || missing="$missing $package"
 done
-command -v cc >/dev/null || missing="$missing gcc libc6-dev"
 [ -n "$missing" ] || exit 0
 [ "$(id -u)" = 0 ] || fail "these packages are missing:$missing
 Install them as root: sudo make setup"

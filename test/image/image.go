@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/berth-storage/berth/test/cache"
+	"github.com/berth-storage/berth/test/debian"
 	"github.com/berth-storage/berth/test/harness"
 )
 
@@ -59,7 +60,7 @@ func Build(ctx context.Context, folder string, log io.Writer, targets ...string)
 	began := time.Now()
 	b := builder{folder: folder, log: log}
 	if slices.Contains(targets, Berth) {
-		base, err := debian(ctx, log)
+		base, err := minimal(ctx, log)
 		if err != nil {
 			return nil, err
 		}
@@ -98,12 +99,12 @@ func (b builder) build(ctx context.Context, target string) (Image, error) {
 	return i, b.export(ctx, "localhost/"+name, &i)
 }
 
-// debian gives a tar archive of a minimal Debian, which is made once.
-func debian(ctx context.Context, log io.Writer) (string, error) {
+// minimal gives a tar archive of a minimal Debian, which is made once.
+func minimal(ctx context.Context, log io.Writer) (string, error) {
 	const name = "debian-" + suite
 	return cache.File(ctx, name, name+".tar", "a minimal Debian", log, func(target string) error {
 		fmt.Fprintln(log, "making a minimal Debian to build images on: half a minute, once")
-		mirror, err := mirror(ctx)
+		mirror, err := debian.Mirror(ctx, suite)
 		if err != nil {
 			return err
 		}
@@ -113,20 +114,6 @@ func debian(ctx context.Context, log io.Writer) (string, error) {
 		}
 		return run(ctx, "tar", "-C", root, "-cf", target, ".")
 	})
-}
-
-// mirror is where this machine has its own packages from.
-func mirror(ctx context.Context) (string, error) {
-	list, err := exec.CommandContext(ctx, "apt-get", "indextargets", "--format", "$(CODENAME) $(REPO_URI)", "Created-By: Packages").Output()
-	if err != nil {
-		return "", fmt.Errorf("apt-get indextargets: %w", err)
-	}
-	for line := range strings.Lines(string(list)) {
-		if uri, ok := strings.CutPrefix(strings.TrimSpace(line), suite+" "); ok {
-			return uri, nil
-		}
-	}
-	return "", fmt.Errorf("this machine's package sources have no %s; the tests of the image need Debian 12", suite)
 }
 
 func (b builder) storage() []string {

@@ -29,6 +29,8 @@ const bootTimeout = 3 * time.Minute
 type Options struct {
 	// Memory is the guest's, in MiB; 1024 if it is 0. The host lends what is used.
 	Memory int
+	// ZFS has the guest have OpenZFS. The first time it is built, see package openzfs.
+	ZFS bool
 	// Log gets lines of progress. Nil discards them.
 	Log io.Writer
 }
@@ -46,6 +48,7 @@ type Guest struct {
 	dir     string // of what belongs to this guest
 	lock    *os.File
 	image   string
+	openzfs string // the archive, if it has that
 	network *network
 	process *tied.Process
 }
@@ -64,6 +67,11 @@ func Start(ctx context.Context, options Options) (*Guest, error) {
 	if g.image, err = Image(ctx, options.Log); err != nil {
 		return nil, err
 	}
+	if options.ZFS {
+		if g.openzfs, err = OpenZFS(ctx, options.Log); err != nil {
+			return nil, err
+		}
+	}
 	if err := g.makeDir(); err != nil {
 		return nil, fmt.Errorf("making the guest's folder: %w", err)
 	}
@@ -81,7 +89,10 @@ func (g *Guest) start(ctx context.Context) (err error) {
 		return err
 	}
 	g.Address, g.Host = g.network.guest().String(), g.network.host().String()
-	return g.boot(ctx)
+	if err := g.boot(ctx); err != nil || !g.options.ZFS {
+		return err
+	}
+	return g.installZFS(ctx)
 }
 
 // makeDir makes the guest's folder in the cache, and removes those of guests whose
@@ -258,6 +269,9 @@ func (g *Guest) Reboot(ctx context.Context) error {
 	g.process.Kill()
 	if err := g.boot(ctx); err != nil {
 		return fmt.Errorf("rebooting a guest: %w", err)
+	}
+	if g.options.ZFS {
+		return g.loadZFS(ctx)
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/berth-storage/berth/test/cache"
+	"github.com/berth-storage/berth/test/debian"
 	"github.com/berth-storage/berth/test/progress"
 	"github.com/berth-storage/berth/test/tied"
 	"github.com/berth-storage/berth/test/vm/wire"
@@ -24,7 +25,7 @@ import (
 var packages = strings.Join([]string{
 	"kmod", "iproute2", "iptables", "procps", "util-linux", "mount", "netbase", "ca-certificates", "busybox-static",
 	"nfs-kernel-server", "nfs-common", "rpcbind", "nfs-ganesha", "nfs-ganesha-vfs", "dbus",
-	"xfsprogs", "e2fsprogs", "btrfs-progs",
+	"xfsprogs", "e2fsprogs", "btrfs-progs", "openssh-server", "sudo",
 	"containerd", "runc", "containernetworking-plugins",
 	"libudev1", "libblkid1",
 }, ",")
@@ -54,7 +55,7 @@ func Image(ctx context.Context, log io.Writer) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	release, err := debianRelease()
+	release, err := debian.Release()
 	if err != nil {
 		return "", err
 	}
@@ -77,36 +78,9 @@ func moduleVersion() (string, error) {
 	return entries[0].Name(), nil
 }
 
-// debianRelease is the code name of the Debian release that runs here.
-func debianRelease() (string, error) {
-	text, err := os.ReadFile("/etc/os-release")
-	if err != nil {
-		return "", err
-	}
-	for line := range strings.Lines(string(text)) {
-		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "VERSION_CODENAME="); ok {
-			return strings.Trim(name, `"`), nil
-		}
-	}
-	return "", errors.New("/etc/os-release does not name a release: the test VM needs Debian")
-}
-
-// mirror is where apt gets the release from.
-func mirror(ctx context.Context, release string) (string, error) {
-	output, err := exec.CommandContext(ctx, "apt-get", "indextargets", "--format", "$(REPO_URI)", "Codename: "+release, "Component: main").Output()
-	if err != nil {
-		return "", fmt.Errorf("asking apt for its mirror: %w", err)
-	}
-	first, _, _ := strings.Cut(string(output), "\n")
-	if first == "" {
-		return "", fmt.Errorf("apt has no mirror of %s: run apt-get update", release)
-	}
-	return first, nil
-}
-
 func makeImage(ctx context.Context, image, release, kernelVersion string, log io.Writer) error {
 	started := time.Now()
-	from, err := mirror(ctx, release)
+	from, err := debian.Mirror(ctx, release)
 	if err != nil {
 		return err
 	}

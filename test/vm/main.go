@@ -23,11 +23,14 @@ const insideVariable = "BERTH_TEST_VM"
 // and ends as that does; so each test counts, and -run, -v and -timeout work as ever.
 // The guest shows Berth's source tree at the same path as the host, read-only.
 // Temporary files are on its disk.
-func Main(m *testing.M) {
+func Main(m *testing.M) { MainWith(m, Options{}) }
+
+// MainWith is Main in a guest of these options.
+func MainWith(m *testing.M, options Options) {
 	if os.Getenv(insideVariable) != "" {
 		os.Exit(m.Run())
 	}
-	err := runInside(context.Background(), os.Args)
+	err := runInside(context.Background(), os.Args, options)
 	if exit, ok := errors.AsType[*ExitError](err); ok && exit.Code > 0 {
 		os.Exit(exit.Code) // the tests have said why
 	}
@@ -38,7 +41,7 @@ func Main(m *testing.M) {
 }
 
 // runInside runs this test binary in a guest.
-func runInside(ctx context.Context, args []string) (err error) {
+func runInside(ctx context.Context, args []string, options Options) (err error) {
 	binary, err := os.Executable()
 	if err != nil {
 		return err
@@ -47,7 +50,8 @@ func runInside(ctx context.Context, args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	g, err := Start(ctx, Options{Log: os.Stderr})
+	options.Log = os.Stderr
+	g, err := Start(ctx, options)
 	if err != nil {
 		return err
 	}

@@ -1,11 +1,12 @@
 // Command run runs a command in a test VM of its own, to try things out by hand; see
-// package test/vm. Without a command it only makes sure that the VM's image is there,
-// which takes a minute or two the first time.
+// package test/vm. With -zfs the VM has OpenZFS. Without a command it only makes sure that
+// the VM's image and OpenZFS are there, which takes up to ten minutes the first time.
 package main
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -28,14 +29,24 @@ func main() {
 }
 
 func run(ctx context.Context, args []string) (err error) {
-	if len(args) == 0 {
-		_, err := vm.Image(ctx, os.Stderr)
+	flags := flag.NewFlagSet("run", flag.ContinueOnError)
+	zfs := flags.Bool("zfs", false, "have OpenZFS in the VM")
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return nil
+	} else if err != nil {
 		return err
 	}
-	g, err := vm.Start(ctx, vm.Options{Log: os.Stderr})
+	if flags.NArg() == 0 {
+		if _, err := vm.Image(ctx, os.Stderr); err != nil {
+			return err
+		}
+		_, err := vm.OpenZFS(ctx, os.Stderr)
+		return err
+	}
+	g, err := vm.Start(ctx, vm.Options{ZFS: *zfs, Log: os.Stderr})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, g.Stop()) }()
-	return g.Exec(ctx, vm.Command{Args: args, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
+	return g.Exec(ctx, vm.Command{Args: flags.Args(), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
 }
