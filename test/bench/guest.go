@@ -14,12 +14,13 @@ import (
 
 // runInGuest builds a program of this module, runs it in a guest of its own, and reads
 // the JSON that it prints into result: the kernel here may lack what is measured.
-func (b *bench) runInGuest(ctx context.Context, result any, program string, args ...string) (err error) {
+func (b *bench) runInGuest(ctx context.Context, options vm.Options, result any, program string, args ...string) (err error) {
 	binary, err := harness.Program(ctx, b.folder, program)
 	if err != nil {
 		return err
 	}
-	guest, err := vm.Start(ctx, vm.Options{Log: os.Stdout})
+	options.Log = os.Stdout
+	guest, err := vm.Start(ctx, options)
 	if err != nil {
 		return err
 	}

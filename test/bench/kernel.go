@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/berth-storage/berth/test/bench/publish/times"
+	"github.com/berth-storage/berth/test/vm"
 )
 
 // measureKernel measures how long the kernel's NFS server takes to have an export more,
@@ -12,7 +13,7 @@ import (
 // has that server.
 func (b *bench) measureKernel(ctx context.Context) error {
 	var r times.Results
-	err := b.runInGuest(ctx, &r, "test/bench/publish", fmt.Sprintf("-few=%d", b.few), fmt.Sprintf("-many=%d", b.manyKernel),
+	err := b.runInGuest(ctx, vm.Options{}, &r, "test/bench/publish", fmt.Sprintf("-few=%d", b.few), fmt.Sprintf("-many=%d", b.manyKernel),
 		fmt.Sprintf("-turns=%d", b.publishTurns), "-calls=20")
 	if err != nil {
 		return err

@@ -54,6 +54,7 @@ var phases = []phase{
 	{"ssh", "running programs over ssh, on one connection and on new ones in turns", (*bench).measureSSH},
 	{"kernel", "publishing exports by the kernel's NFS server, in a guest", (*bench).measureKernel},
 	{"quota", "creating volumes with and without quotas, in the test VM", (*bench).measureQuota},
+	{"zfs", "making datasets of OpenZFS, through the Manager and by zfs create alone in turns, in the test VM", (*bench).measureZFS},
 	{"purge", "freeing deleted volumes on a share and rm -rf in turns, in the test VM", (*bench).measurePurge},
 	{"share", "deleting volumes of many files on a share, with Berth in the test VM", (*bench).measureShare},
 	{"restart", "restarting Berth with many volumes", (*bench).measureRestart},
@@ -126,6 +127,8 @@ type sizes struct {
 	commands     int // over ssh, of each kind
 	manyKernel   int // exports of the kernel's server, while others are published
 	publishTurns int // with few and with so many, of 20 publications each
+	manyZFS      int // datasets, while others are created
+	zfsTurns     int // with few and with so many, of a volume and a dataset each
 	purgeFiles   int // in a tree
 	purgeTurns   int // of Berth and of rm
 	shareFiles   int // in a volume
@@ -135,8 +138,8 @@ type sizes struct {
 }
 
 var (
-	fullSizes  = sizes{claims: 300, turns: 4, repeats: 4, singles: 20, resting: 1000, few: 10, many: 5000, creations: 500, commands: 200, manyKernel: 1000, publishTurns: 15, purgeFiles: 5000, purgeTurns: 6, shareFiles: 200_000, shareTurns: 1, restarts: 3, restPatience: 60 * time.Second}
-	quickSizes = sizes{claims: 50, turns: 1, singles: 5, resting: 100, few: 10, many: 500, creations: 30, commands: 20, manyKernel: 100, publishTurns: 1, purgeFiles: 1000, purgeTurns: 2, shareFiles: 5000, shareTurns: 1, restarts: 1, restPatience: 5 * time.Second}
+	fullSizes  = sizes{claims: 300, turns: 4, repeats: 4, singles: 20, resting: 1000, few: 10, many: 5000, creations: 500, commands: 200, manyKernel: 1000, publishTurns: 15, manyZFS: 500, zfsTurns: 25, purgeFiles: 5000, purgeTurns: 6, shareFiles: 200_000, shareTurns: 1, restarts: 3, restPatience: 60 * time.Second}
+	quickSizes = sizes{claims: 50, turns: 1, singles: 5, resting: 100, few: 10, many: 500, creations: 30, commands: 20, manyKernel: 100, publishTurns: 1, manyZFS: 30, zfsTurns: 3, purgeFiles: 1000, purgeTurns: 2, shareFiles: 5000, shareTurns: 1, restarts: 1, restPatience: 5 * time.Second}
 )
 
 // bench is a run of the bench. Parts that several phases use are made by the

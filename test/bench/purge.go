@@ -3,13 +3,15 @@ package main
 import (
 	"context"
 	"fmt"
+
+	"github.com/berth-storage/berth/test/vm"
 )
 
 // measurePurge measures how fast deleted volumes on a share are freed, against rm -rf,
 // in the test VM.
 func (b *bench) measurePurge(ctx context.Context) error {
 	var speeds struct{ Purge, RM []float64 }
-	if err := b.runInGuest(ctx, &speeds, "test/bench/purges", "-files", fmt.Sprint(b.purgeFiles), "-turns", fmt.Sprint(b.purgeTurns)); err != nil {
+	if err := b.runInGuest(ctx, vm.Options{}, &speeds, "test/bench/purges", "-files", fmt.Sprint(b.purgeFiles), "-turns", fmt.Sprint(b.purgeTurns)); err != nil {
 		return err
 	}
 	purge, rm := median(speeds.Purge), median(speeds.RM)

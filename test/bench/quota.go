@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"fmt"
+
+	"github.com/berth-storage/berth/test/vm"
 )
 
 // measureQuota measures what quotas of xfs cost when a volume is made, in the test VM.
 func (b *bench) measureQuota(ctx context.Context) error {
 	var took struct{ With, Without []float64 }
-	if err := b.runInGuest(ctx, &took, "test/bench/quotas", "-n", fmt.Sprint(b.creations)); err != nil {
+	if err := b.runInGuest(ctx, vm.Options{}, &took, "test/bench/quotas", "-n", fmt.Sprint(b.creations)); err != nil {
 		return err
 	}
 	with, without := median(took.With), median(took.Without)

@@ -41,6 +41,9 @@ var metrics = []metric{
 	{name: "kernel_withdraw_p50_ratio_1000_vs_10"},
 	{name: "quota_create_p50_ms"},
 	{name: "quota_overhead_ratio", bar: 1.3}, // quotas of xfs, against the same without
+	{name: "zfs_create_p50_ms"},
+	{name: "zfs_create_overhead_ratio", bar: 1.5}, // against zfs create alone, with the same properties
+	{name: "zfs_create_ratio_500_vs_10", bar: 2},
 	{name: "subdir_delete_pv_gone_ms_200k_files", bar: 1000},
 	{name: "purge_files_per_s"}, // of deleted volumes on a share
 	{name: "purge_ratio_vs_rm", bar: 0.8, least: true},
