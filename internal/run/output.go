@@ -58,7 +58,9 @@ func Output(ctx context.Context, c Command, limit time.Duration) ([]byte, error)
 	cmd := exec.CommandContext(ctx, c.Path, c.Args...)
 	cmd.Env = append(append(os.Environ(), "LC_ALL=C"), c.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's Ctrl-C is for Berth alone
-	cmd.WaitDelay = time.Second                           // for a grandchild that holds the output open
+	// For a grandchild that holds the output open. Not less: where starting programs is slow, a child that another
+	// goroutine has just forked holds it for a while, too.
+	cmd.WaitDelay = 10 * time.Second
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()

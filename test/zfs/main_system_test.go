@@ -1,0 +1,65 @@
+//go:build system
+
+package zfs
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/berth-storage/berth/internal/backend/zfs"
+	"github.com/berth-storage/berth/internal/run"
+	"github.com/berth-storage/berth/test/vm"
+)
+
+func TestMain(m *testing.M) { vm.MainWith(m, vm.Options{ZFS: true, Memory: 1536}) }
+
+// tank is the pool of the guest, which goes with it.
+const tank = "tank"
+
+var makeTank = sync.OnceValue(func() error { return vm.NewPool(context.Background(), vm.Here{}, tank, 4<<30) })
+
+var parents atomic.Int32
+
+// newParent makes a dataset for a pool of Berth's.
+func newParent(t *testing.T) string {
+	t.Helper()
+	if err := makeTank(); err != nil {
+		t.Fatal(err)
+	}
+	parent := fmt.Sprintf("%s/pool%d", tank, parents.Add(1))
+	sh(t, `zfs create "$1"`, parent)
+	return parent
+}
+
+// open opens a pool on this host, until the test ends.
+func open(t *testing.T, o zfs.Options) *zfs.Backend {
+	t.Helper()
+	o.Local, o.Log = true, logger(t)
+	if o.Runner == nil {
+		o.Runner = run.Here{}
+	}
+	b, err := zfs.Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() }) // the test may have closed it
+	return b
+}
+
+func logger(t *testing.T) *slog.Logger {
+	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+}
+
+// sh runs a shell script.
+func sh(t *testing.T, script string, args ...string) string {
+	t.Helper()
+	out, err := vm.Here{}.Run(t.Context(), append([]string{"sh", "-ec", script, "sh"}, args...)...)
+	if err != nil {
+		t.Fatalf("%s: %v", script, err)
+	}
+	return out
+}
