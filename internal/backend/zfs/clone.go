@@ -55,25 +55,12 @@ func (b *Backend) Clone(ctx context.Context, s volume.Spec) (volume.Volume, erro
 		b.setShared(name, b.share(v))
 		return b.finishClone(ctx, v)
 	case said(err, saysCreated), said(err, saysExists):
-		return b.resumeClone(ctx, s, err)
+		return b.resume(ctx, s, err)
 	case errors.Is(err, volume.ErrUnknown):
 		return volume.Volume{}, b.refused("cloning", v, err) // it may be there, and need the snapshot
 	default:
 		return volume.Volume{}, errors.Join(b.refused("cloning", v, err), b.destroySnapshot(ctx, snapshot))
 	}
-}
-
-// resumeClone is resume for a clone.
-func (b *Backend) resumeClone(ctx context.Context, s volume.Spec, why error) (volume.Volume, error) {
-	v, err := b.Get(ctx, s.Name)
-	if errors.Is(err, volume.ErrNotFound) {
-		return volume.Volume{}, fmt.Errorf("%w: dataset %s is there and has no record of Berth's: it is somebody else's; rename or destroy it: %w",
-			volume.ErrForeign, b.dataset(s.Name), why)
-	}
-	if err != nil {
-		return volume.Volume{}, err
-	}
-	return b.finishClone(ctx, v)
 }
 
 // snapshot makes one for the clone n. One that an earlier call has made holds what the

@@ -110,6 +110,9 @@ func (f fuse) Output(ctx context.Context, argv []string) ([]byte, error) {
 			defer zfsfuse.Run("zfs", "mount", clone)
 		}
 	}
+	// What was just unmounted is in use for a moment more, and if it is renamed too soon
+	// it may stay so for half a minute.
+	time.Sleep(100 * time.Millisecond)
 	return f.Runner.Output(ctx, argv)
 }
 

@@ -94,7 +94,12 @@ func (b *Backend) setDiscarded(n volume.Name, is bool) {
 }
 
 // CheckSettings implements volume.Configurable.
-func (b *Backend) CheckSettings(s volume.Settings) error { return checkSettings(s) }
+func (b *Backend) CheckSettings(s volume.Settings) error {
+	if s.Share != "" && s.Share != off && b.Sharer() == nil {
+		return fmt.Errorf("%w: nothing of dataset %s is shared by ZFS, so no volume can be shared in its own way", volume.ErrUnsupported, b.o.Dataset)
+	}
+	return checkSettings(s)
+}
 
 // check says whether s can be asked of this backend at all.
 func (b *Backend) check(ctx context.Context, s volume.Spec) error {
@@ -116,7 +121,7 @@ func (b *Backend) check(ctx context.Context, s volume.Spec) error {
 	case len(b.private())+2*len("/")+2*len(s.Name.String())+len(clonePrefix) > maxDataset:
 		return fmt.Errorf("%w: volume %s: the name of its dataset is longer than ZFS allows: choose a parent dataset with a shorter name", volume.ErrInvalid, s.Name)
 	}
-	if err := checkSettings(s.Settings); err != nil {
+	if err := b.CheckSettings(s.Settings); err != nil {
 		return fmt.Errorf("volume %s: %w", s.Name, err)
 	}
 	b.mu.Lock()
@@ -193,6 +198,8 @@ func (b *Backend) resume(ctx context.Context, s volume.Spec, why error) (volume.
 		return volume.Volume{}, fmt.Errorf("%w: volume %s belongs to claim %s (uid %s)", volume.ErrExists, s.Name, v.Claim, v.Claim.UID)
 	case !v.Ended.IsZero():
 		return volume.Volume{}, fmt.Errorf("%w: volume %s is %s", volume.ErrExists, s.Name, v.State)
+	case s.From != nil:
+		return b.finishClone(ctx, v)
 	case v.State == volume.StateReady && !said(why, saysCreated):
 		return v, nil
 	}

@@ -310,6 +310,15 @@ func TestPropertiesAreSet(t *testing.T) {
 	}
 }
 
+func TestAPoolThatZFSDoesNotShareSharesNoVolume(t *testing.T) {
+	b := open(t, zfs.Options{Dataset: parent(t), Local: true})
+	s := volumetest.Spec(t, "pvc-1")
+	s.Settings.Share = "rw"
+	if _, err := b.Create(t.Context(), s); !errors.Is(err, volume.ErrUnsupported) || b.Sharer() != nil {
+		t.Errorf("got error %v, want %v", err, volume.ErrUnsupported)
+	}
+}
+
 // zfs-fuse cannot share: zfs create makes the dataset and ends with status 1, "filesystem
 // successfully created, but not shared".
 func TestCreatedButNotSharedIsFinishedByTheRetry(t *testing.T) {
@@ -338,9 +347,6 @@ func TestCreatedButNotSharedIsFinishedByTheRetry(t *testing.T) {
 	v, err := m.Create(t.Context(), s)
 	if err != nil || v.State != volume.StateReady || v.Created != made.Created {
 		t.Errorf("got %+v, %v; want what was made before", v, err)
-	}
-	if err := m.Delete(t.Context(), v.Name, v.Cluster); err != nil {
-		t.Fatal(err)
 	}
 }
 
