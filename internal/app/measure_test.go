@@ -4,10 +4,18 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/berth-storage/berth/internal/export/fixed"
 	"github.com/berth-storage/berth/internal/metrics"
 	"github.com/berth-storage/berth/internal/volume"
 	"github.com/berth-storage/berth/internal/volume/mem"
@@ -70,4 +78,43 @@ func TestVolumesOfAPoolForMetrics(t *testing.T) {
 	if got, err := volumesOf(t.Context(), m); !errors.Is(err, volume.ErrUnknown) {
 		t.Errorf("got %v, %v; want %v", got, err, volume.ErrUnknown)
 	}
+}
+
+// A deleted volume is counted as long as its clone is there.
+func TestTombstonesAreMeasured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &app{config: newConfig(t), log: slog.New(slog.DiscardHandler), metrics: metrics.New("dev")}
+		m := volume.NewManager(volume.Pool{Name: "tank", Backend: &mem.Backend{}, Server: fixed.Server{}, ExportPath: "/tank", Log: a.log})
+		if _, err := m.Recover(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		source, clone := volumetest.Spec(t, "pvc-1"), volumetest.Spec(t, "pvc-2")
+		clone.From = &volume.Source{Volume: source.Name}
+		for _, s := range []volume.Spec{source, clone} {
+			if _, err := m.Create(t.Context(), s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { m.Run(ctx) })
+		running.Go(func() { a.measure(ctx, "tank", m) })
+		for _, step := range []struct {
+			name volume.Name
+			want string
+		}{{source.Name, "1"}, {clone.Name, "0"}} {
+			if err := m.Delete(t.Context(), step.name, source.Cluster); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(measureEvery)
+			synctest.Wait()
+			answer := httptest.NewRecorder()
+			a.metrics.Handler().ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+			if line := `berth_pool_tombstones{pool="tank"} ` + step.want + "\n"; !strings.Contains(answer.Body.String(), line) {
+				t.Errorf("when %s was deleted there is no line %s", step.name, line)
+			}
+		}
+		cancel()
+		running.Wait()
+	})
 }
