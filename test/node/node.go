@@ -25,6 +25,9 @@ import (
 // Name is the node's in the cluster.
 const Name = "node"
 
+// memory is the guest's, in MiB; what kubelet, ZFS and a few pods do not use is not taken.
+const memory = 1536
+
 // readyTimeout is for a slow machine under load; 15 seconds are usual.
 const readyTimeout = 5 * time.Minute
 
@@ -39,8 +42,8 @@ type Node struct {
 	api *harness.Forwarder
 }
 
-// Start starts a cluster and its node, and waits until the node is ready for pods.
-// Progress is told on log.
+// Start starts a cluster and its node, and waits until the node is ready for pods. The
+// node has OpenZFS. Progress is told on log.
 func Start(ctx context.Context, log io.Writer) (n *Node, err error) {
 	n = &Node{}
 	defer func() {
@@ -56,7 +59,7 @@ func Start(ctx context.Context, log io.Writer) (n *Node, err error) {
 	// Both take some seconds.
 	var both sync.WaitGroup
 	var guestErr, clusterErr error
-	both.Go(func() { n.Guest, guestErr = vm.Start(ctx, vm.Options{Log: log}) })
+	both.Go(func() { n.Guest, guestErr = vm.Start(ctx, vm.Options{ZFS: true, Memory: memory, Log: log}) })
 	both.Go(func() { n.Cluster, clusterErr = cluster.Start(ctx, cluster.Options{Scheduler: true, Log: log}) })
 	both.Wait()
 	if err := errors.Join(guestErr, clusterErr); err != nil {

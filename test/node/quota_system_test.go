@@ -4,9 +4,7 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -42,29 +40,7 @@ kubernetes: {kubeconfig: /host/kubeconfig.admin}
 		s.must(os.WriteFile(filepath.Join(s.Shared, file), []byte(content), 0o600))
 	}
 
-	log, err := os.Create(filepath.Join(s.Shared, "berth.log"))
-	s.must(err)
-	ended := make(chan error, 1)
-	go func() { // until the test ends, and with it its context
-		ended <- s.Exec(s.ctx, vm.Command{Args: []string{"berth", "serve", "--config", "/host/berth.yaml"}, Stdout: log, Stderr: log})
-	}()
-	t.Cleanup(func() {
-		if err := <-ended; !errors.Is(err, context.Canceled) {
-			t.Errorf("Berth ended by itself: %v", err)
-		}
-		log.Close()
-		if text, err := os.ReadFile(log.Name()); err != nil || t.Failed() {
-			t.Logf("the log of Berth: %v\n%s", err, text)
-		}
-	})
-	s.until("Berth serves NFS", func() bool {
-		response, err := http.Get("http://" + s.Address + ":9421/readyz")
-		if err != nil {
-			return false
-		}
-		response.Body.Close()
-		return response.StatusCode == http.StatusOK
-	})
+	s.startInGuest(vm.Command{Args: []string{"berth", "serve", "--config", "/host/berth.yaml"}})
 	return s
 }
 

@@ -138,9 +138,7 @@ func TestArticleOfNFSSubdir(t *testing.T) {
 	// Without the annotation the pattern gives the folder of the whole namespace.
 	s.claimAt("whole-namespace", "")
 	s.until("the claim that would get its neighbours' folder is refused", func() bool {
-		events, err := s.Client.CoreV1().Events(s.name).List(s.ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=whole-namespace,reason=ProvisioningFailed"})
-		s.must(err)
-		return len(events.Items) > 0 && strings.Contains(events.Items[0].Message, "its path article lies around that of volume")
+		return strings.Contains(s.events("whole-namespace", "ProvisioningFailed"), "its path article lies around that of volume")
 	})
 
 	for _, pod := range []*v1.Pod{writer, reader} {
