@@ -4,6 +4,7 @@ package zfs
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/berth-storage/berth/internal/backend/zfs"
 	"github.com/berth-storage/berth/internal/run"
+	"github.com/berth-storage/berth/internal/volume"
 	"github.com/berth-storage/berth/test/vm"
 )
 
@@ -62,4 +64,27 @@ func sh(t *testing.T, script string, args ...string) string {
 		t.Fatalf("%s: %v", script, err)
 	}
 	return out
+}
+
+// random are so many bytes that cannot be compressed.
+func random(t *testing.T, n int) []byte {
+	t.Helper()
+	data := make([]byte, n)
+	if _, err := rand.Read(data); err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// spec is a request for a volume of so many bytes.
+func spec(t *testing.T, name string, size int64) volume.Spec {
+	t.Helper()
+	n, err := volume.ParseName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return volume.Spec{
+		Name: n, Path: n.RelPath(), Size: size, Cluster: "cluster-1", Reclaim: volume.ReclaimDelete,
+		Claim: volume.Claim{Namespace: "default", Name: "claim-" + name, UID: "uid-" + name}, Owner: volume.Owner{Mode: 0o777},
+	}
 }

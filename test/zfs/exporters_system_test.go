@@ -1,0 +1,146 @@
+//go:build system
+
+package zfs
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-storage/berth/internal/volume"
+)
+
+// write writes so many MiB, and says whether there was room for all.
+func write(t *testing.T, path string, mib int) bool {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := random(t, 1<<20)
+	for range mib {
+		if _, err = f.Write(data); err != nil {
+			break
+		}
+	}
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err != nil && !errors.Is(err, unix.EDQUOT) {
+		t.Fatal(err)
+	}
+	return err == nil
+}
+
+func sizeSeen(t *testing.T, at string) int64 {
+	t.Helper()
+	var s unix.Statfs_t
+	if err := unix.Statfs(at, &s); err != nil {
+		t.Fatal(err)
+	}
+	return int64(s.Blocks) * s.Bsize
+}
+
+// Each exporter serves datasets: clients are stopped at the size, see it, and go on when
+// it grows. NFS-Ganesha leaves nothing of a deleted volume.
+func TestExporters(t *testing.T) {
+	for _, c := range []struct {
+		by       exporter
+		versions []string
+	}{
+		{byZFS, []string{"3", "4.0", "4.1", "4.2"}},
+		{byKernel, []string{"3", "4.2"}},
+		{byGanesha, []string{"4.0", "4.2"}},
+	} {
+		t.Run(c.by.name, func(t *testing.T) {
+			s := serve(t, newParent(t), c.by)
+			for _, version := range c.versions {
+				t.Run(version, func(t *testing.T) { s.stopsWritersAtTheSize(t, "pvc-"+version, version) })
+			}
+			if c.by.name != byGanesha.name {
+				return // the kernel's server lets go of a dataset some time later only
+			}
+			if left := sh(t, `zfs list -rHo name "$1"`, s.parent); left != s.parent+"\n"+s.parent+"/.berth\n" {
+				t.Errorf("the datasets that are left:\n%s", left)
+			}
+			if left := sh(t, `grep -F " /$1/" /proc/self/mounts || :; grep -F "/$1/" /var/lib/nfs/etab || :`, s.parent); left != "" {
+				t.Errorf("mounts or exports are left:\n%s", left)
+			}
+		})
+	}
+}
+
+func (s *site) stopsWritersAtTheSize(t *testing.T, name, version string) {
+	v := s.create(t, name)
+	at, unmountNow := s.mountNFS(t, v, version)
+	if got := sizeSeen(t, at); got > v.Size || got < v.Size*9/10 {
+		t.Errorf("a client sees %d bytes of a volume of %d", got, v.Size)
+	}
+	if !write(t, filepath.Join(at, "fits"), 12) {
+		t.Error("there is no room for 12 of 16 MiB")
+	}
+	if write(t, filepath.Join(at, "large"), 12) {
+		t.Error("24 MiB were written to a volume of 16")
+	}
+	if _, err := s.manager.Grow(t.Context(), v.Name, v.Cluster, 2*v.Size); err != nil {
+		t.Fatal(err)
+	}
+	if !write(t, filepath.Join(at, "more"), 10) {
+		t.Error("there is no room for 10 MiB more in a volume that has grown by 16")
+	}
+	unmountNow()
+	if s.byGanesha {
+		s.delete(t, v)
+	}
+}
+
+// What clients have mounted and open goes on when Berth, and with it the server that it
+// runs, is started again.
+func TestRestartUnderAClient(t *testing.T) {
+	for _, by := range []exporter{byZFS, byKernel} { // Ganesha has another port each time
+		t.Run(by.name, func(t *testing.T) {
+			parent := newParent(t)
+			s := serve(t, parent, by)
+			v := s.create(t, "pvc-1")
+			at, unmountNow := s.mountNFS(t, v, "4.2")
+			f, err := os.Create(filepath.Join(at, "file"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			s.stop()
+			serve(t, parent, by)
+			if _, err := f.WriteString("data"); err != nil {
+				t.Fatal(err)
+			}
+			if err := f.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if got := sh(t, `cat "$1/file"`, v.Dir); got != "data" {
+				t.Errorf("the file has %q", got)
+			}
+			unmountNow()
+		})
+	}
+}
+
+// A clone holds what its source did, and goes its own way.
+func TestClonesOverNFS(t *testing.T) {
+	s := serve(t, newParent(t), byZFS)
+	source := s.create(t, "pvc-source")
+	from, _ := s.mountNFS(t, source, "4.2")
+	sh(t, `head -c 5000000 /dev/urandom >"$1/a"; mkdir "$1/d"; head -c 100000 /dev/urandom >"$1/d/b"; sync -f "$1/a"`, from)
+	sum := func(at string) string { return sh(t, `cd "$1"; find . -type f | sort | xargs sha256sum`, at) }
+	before := sum(from)
+
+	clone := s.create(t, "pvc-clone", func(s *volume.Spec) { s.From = &volume.Source{Volume: source.Name} })
+	to, _ := s.mountNFS(t, clone, "4.2")
+	if got := sum(to); got != before {
+		t.Errorf("the clone holds\n%s, its source\n%s", got, before)
+	}
+	sh(t, `echo more >"$1/more"; sync -f "$1/more"`, to)
+	if got := sum(from); got != before {
+		t.Errorf("the source has changed with its clone:\n%s", got)
+	}
+}
