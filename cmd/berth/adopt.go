@@ -60,11 +60,7 @@ below the parent dataset of a pool in a configuration file, or of that which its
 variables name. Neither it nor Berth may be at work there meanwhile. With --dry-run nothing
 is changed, and they may.`,
 	}, app.AdoptOptions{Program: config.AdoptZFSProvisioner}, out, func(flags []string) (config.Config, error) {
-		host, err := app.ThisHost()
-		if err != nil {
-			return config.Config{}, err
-		}
-		return config.FromZFSProvisioner(flags, os.Getenv, host, out)
+		return fromZFSProvisioner(flags, out)
 	})
 }
 

@@ -104,10 +104,8 @@ func (a *app) adoptInto(ctx context.Context, p *pool) (dir.Adoption, error) {
 			return account, err
 		}
 		log.Warn("waiting for the API server to adopt volumes; NFS is not served meanwhile", "err", err)
-		select {
-		case <-ctx.Done():
+		if !pause(ctx, retryAdoption) {
 			return account, context.Cause(ctx)
-		case <-time.After(retryAdoption):
 		}
 	}
 }

@@ -29,25 +29,6 @@ func (a *app) adoptDatasets(ctx context.Context, c config.Pool, b *zfs.Backend) 
 	return nil
 }
 
-// adoptRemoteDatasets is adoptDatasets for a pool on another host, which may cease to answer.
-// No claim of the pool's is served before. It is false if ctx ended before it was done.
-func (a *app) adoptRemoteDatasets(ctx context.Context, p *remotePool, b *zfs.Backend) bool {
-	for p.config.Adopt != "" {
-		err := a.adoptDatasetsOnce(ctx, p.config, b)
-		if err == nil {
-			return true
-		}
-		if ctx.Err() != nil {
-			return false
-		}
-		a.log.Warn("cannot adopt volumes yet; claims are not served before", "component", "adoption", "pool", p.config.Name, "err", err)
-		if !pause(ctx, retryAdoption) {
-			return false
-		}
-	}
-	return true
-}
-
 func (a *app) adoptDatasetsOnce(ctx context.Context, c config.Pool, b *zfs.Backend) error {
 	if _, err := b.Adoption(ctx); !errors.Is(err, volume.ErrNotFound) {
 		return err // or it is done

@@ -13,12 +13,13 @@ import (
 	"github.com/berth-storage/berth/internal/volume"
 )
 
-// adoptShare takes over the volumes that another program made on the share of p, where
-// that is configured and was not done yet. No claim of p's is served before: a new volume
-// could get the directory of an old one. It is false if ctx ended before it was done.
-func (a *app) adoptShare(ctx context.Context, p *remotePool, b *subdir.Backend) bool {
+// adoptRemote takes over, by once, the volumes that another program made in a pool that may
+// cease to answer, where that is configured and was not done yet. No claim of the pool's is
+// served before: a new volume could get the place of an old one. It is false if ctx ended
+// before it was done.
+func (a *app) adoptRemote(ctx context.Context, p *remotePool, once func() error) bool {
 	for p.config.Adopt != "" {
-		err := a.adoptShareOnce(ctx, p, b)
+		err := once()
 		if err == nil {
 			return true
 		}

@@ -62,7 +62,7 @@ func (a *app) datasetsTerm(ctx context.Context, p *remotePool, opened func()) er
 	working, stop := context.WithCancelCause(ctx)
 	var serving sync.WaitGroup
 	serving.Go(func() {
-		if a.adoptRemoteDatasets(working, p, b) {
+		if a.adoptRemote(working, p, func() error { return a.adoptDatasetsOnce(working, p.config, b) }) {
 			a.serveOpen(working, p, b, sharer(b), b.Root())
 		}
 	})

@@ -25,7 +25,7 @@ func (a *app) serveShare(ctx context.Context, p *remotePool) {
 		}
 	}
 	subdir.NewShare(o).Run(ctx, func(ctx context.Context, b *subdir.Backend) {
-		if a.adoptShare(ctx, p, b) {
+		if a.adoptRemote(ctx, p, func() error { return a.adoptShareOnce(ctx, p, b) }) {
 			a.serveOpen(ctx, p, b, fixed.Server{}, p.config.ExportPath)
 		}
 	})

@@ -10,8 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/berth-storage/berth/internal/suggest"
 )
 
 // Defaults of nfs-provisioner that existing deployments count on.
@@ -30,8 +28,8 @@ type nfsProvisionerFlags struct {
 	maxExports                                int
 
 	exportRoot, exportPath, runDir, listen, http, logLevel, gidRange string
-	port, workers, burst                                             int
-	qps                                                              float64
+	port                                                             int
+	client                                                           clientFlags
 	standby                                                          bool
 	deviceBasedFSIDs                                                 *bool // nil: as it was
 }
@@ -64,10 +62,7 @@ func (f *nfsProvisionerFlags) register(set *flag.FlagSet) {
 	set.StringVar(&f.listen, "nfs-listen", "", "Berth's: IP `address` that NFS is served on (default: all)")
 	set.IntVar(&f.port, "nfs-port", 2049, "Berth's: `port` of NFS")
 	set.StringVar(&f.http, "http-listen", "", "Berth's: `address` for metrics and health (default: none)")
-	d := Default().Kubernetes
-	set.IntVar(&f.workers, "workers", d.Workers, "Berth's: `number` of claims, and of volumes, that are worked on at the same time")
-	set.Float64Var(&f.qps, "kube-qps", float64(d.QPS), "Berth's: `number` of requests to the API server in a second, in the long run")
-	set.IntVar(&f.burst, "kube-burst", d.Burst, "Berth's: `number` of requests to the API server at once")
+	f.client.register(set, "Berth's: ")
 	set.StringVar(&f.logLevel, "log-level", "info", "Berth's: debug, info, warn or error")
 	set.BoolVar(&f.standby, "standby", false, "Berth's: wait while another process has the export root open, and take over when it ends")
 }
@@ -78,34 +73,14 @@ func FromNFSProvisioner(args []string, usage io.Writer) (Config, error) {
 	var f nfsProvisionerFlags
 	set := flag.NewFlagSet("nfs-provisioner", flag.ContinueOnError)
 	f.register(set)
-	set.SetOutput(io.Discard) // the error is returned; printing it too would say it twice
-	if err := set.Parse(args); errors.Is(err, flag.ErrHelp) {
-		set.SetOutput(usage)
-		fmt.Fprintln(usage, "Usage: berth nfs-provisioner [flags], also with two dashes:")
-		set.PrintDefaults()
+	if err := parseFlags(set, args, usage, "Usage: berth nfs-provisioner [flags], also with two dashes:\n"); err != nil {
 		return Config{}, err
-	} else if err != nil {
-		return Config{}, flagError(set, err)
-	}
-	if set.NArg() > 0 {
-		return Config{}, fmt.Errorf("unexpected argument %q: flags only, a value after '='", set.Arg(0))
 	}
 	if err := f.validate(); err != nil {
 		return Config{}, err
 	}
 	c := f.config()
 	return c, c.Validate()
-}
-
-// flagError adds the nearest right name to the error of an unknown flag.
-func flagError(set *flag.FlagSet, err error) error {
-	unknown, found := strings.CutPrefix(err.Error(), "flag provided but not defined: -")
-	if !found {
-		return err
-	}
-	var names []string
-	set.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
-	return fmt.Errorf("unknown flag -%s%s", unknown, suggest.Nearest(unknown, names))
 }
 
 func (f nfsProvisionerFlags) validate() error {
@@ -163,7 +138,7 @@ func (f nfsProvisionerFlags) config() Config {
 	c.Kubernetes.Master = f.master
 	c.Kubernetes.Kubeconfig = f.kubeconfig
 	c.Kubernetes.FailedRetryThreshold = f.failedRetryThreshold
-	c.Kubernetes.Workers, c.Kubernetes.QPS, c.Kubernetes.Burst = f.workers, float32(f.qps), f.burst
+	f.client.apply(&c.Kubernetes)
 	c.HTTP.Listen = f.http
 	c.Log.Level = f.logLevel
 	c.Standby = f.standby

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -29,8 +28,7 @@ const nfsSubdirRoot = "/persistentvolumes"
 // its log.
 type nfsSubdirFlags struct {
 	root, cluster, http, logLevel string
-	workers, burst                int
-	qps                           float64
+	client                        clientFlags
 }
 
 func (f *nfsSubdirFlags) register(set *flag.FlagSet) {
@@ -38,10 +36,7 @@ func (f *nfsSubdirFlags) register(set *flag.FlagSet) {
 	set.StringVar(&f.cluster, "cluster", "", "`name` of the cluster on the share (default: the uid of the namespace kube-system)")
 	set.StringVar(&f.http, "http-listen", "", "`address` for metrics and health (default: none)")
 	set.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
-	d := Default().Kubernetes
-	set.IntVar(&f.workers, "workers", d.Workers, "`number` of claims, and of volumes, that are worked on at the same time")
-	set.Float64Var(&f.qps, "kube-qps", float64(d.QPS), "`number` of requests to the API server in a second, in the long run")
-	set.IntVar(&f.burst, "kube-burst", d.Burst, "`number` of requests to the API server at once")
+	f.client.register(set, "")
 	const ignored = "accepted, and without effect"
 	for _, name := range []string{"logtostderr", "alsologtostderr"} {
 		set.BoolFunc(name, ignored, func(string) error { return nil })
@@ -57,18 +52,10 @@ func FromNFSSubdir(args []string, env func(string) string, usage io.Writer) (Con
 	var f nfsSubdirFlags
 	set := flag.NewFlagSet(AdoptNFSSubdir, flag.ContinueOnError)
 	f.register(set)
-	set.SetOutput(io.Discard) // the error is returned; printing it too would say it twice
-	if err := set.Parse(args); errors.Is(err, flag.ErrHelp) {
-		set.SetOutput(usage)
-		fmt.Fprintf(usage, "Usage: berth %s [flags], with the environment variables %s, %s, %s,\n%s and %s. Flags, also with two dashes:\n",
-			AdoptNFSSubdir, envProvisionerName, envNFSServer, envNFSPath, envKubeconfig, envLeaderElection)
-		set.PrintDefaults()
+	head := fmt.Sprintf("Usage: berth %s [flags], with the environment variables %s, %s, %s,\n%s and %s. Flags, also with two dashes:\n",
+		AdoptNFSSubdir, envProvisionerName, envNFSServer, envNFSPath, envKubeconfig, envLeaderElection)
+	if err := parseFlags(set, args, usage, head); err != nil {
 		return Config{}, err
-	} else if err != nil {
-		return Config{}, flagError(set, err)
-	}
-	if set.NArg() > 0 {
-		return Config{}, fmt.Errorf("unexpected argument %q: flags only, a value after '='", set.Arg(0))
 	}
 	var missing []string
 	for _, name := range []string{envProvisionerName, envNFSServer, envNFSPath} {
@@ -104,7 +91,7 @@ func (f nfsSubdirFlags) config(env func(string) string) Config {
 		Archives: Archives{Beside: true},
 	}}
 	c.Kubernetes.Kubeconfig = env(envKubeconfig)
-	c.Kubernetes.Workers, c.Kubernetes.QPS, c.Kubernetes.Burst = f.workers, float32(f.qps), f.burst
+	f.client.apply(&c.Kubernetes)
 	c.HTTP.Listen = f.http
 	c.Log.Level = f.logLevel
 	c.complete()

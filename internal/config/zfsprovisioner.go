@@ -2,7 +2,6 @@ package config
 
 import (
 	"cmp"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -77,17 +76,13 @@ type Host struct {
 
 // zfsProvisionerFlags are Berth's own: kubernetes-zfs-provisioner has none but those of its log.
 type zfsProvisionerFlags struct {
-	workers, burst int
-	qps            float64
-	logLevel       string
-	standby        bool
+	client   clientFlags
+	logLevel string
+	standby  bool
 }
 
 func (f *zfsProvisionerFlags) register(set *flag.FlagSet) {
-	d := Default().Kubernetes
-	set.IntVar(&f.workers, "workers", d.Workers, "`number` of claims, and of volumes, that are worked on at the same time")
-	set.Float64Var(&f.qps, "kube-qps", float64(d.QPS), "`number` of requests to the API server in a second, in the long run")
-	set.IntVar(&f.burst, "kube-burst", d.Burst, "`number` of requests to the API server at once")
+	f.client.register(set, "")
 	set.StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error (default: debug with ZFS_DEBUG, else info)")
 	set.BoolVar(&f.standby, "standby", false, "wait while another process has the datasets open, and take over when it ends")
 }
@@ -98,24 +93,16 @@ func FromZFSProvisioner(args []string, env func(string) string, host Host, usage
 	var f zfsProvisionerFlags
 	set := flag.NewFlagSet(AdoptZFSProvisioner, flag.ContinueOnError)
 	f.register(set)
-	set.SetOutput(io.Discard) // the error is returned; printing it too would say it twice
-	if err := set.Parse(args); errors.Is(err, flag.ErrHelp) {
-		set.SetOutput(usage)
-		fmt.Fprintf(usage, "Usage: berth %s [flags], with its environment variables, %s and others. Flags, also with two dashes:\n",
-			AdoptZFSProvisioner, envZFSParent)
-		set.PrintDefaults()
+	head := fmt.Sprintf("Usage: berth %s [flags], with its environment variables, %s and others. Flags, also with two dashes:\n",
+		AdoptZFSProvisioner, envZFSParent)
+	if err := parseFlags(set, args, usage, head); err != nil {
 		return Config{}, err
-	} else if err != nil {
-		return Config{}, flagError(set, err)
-	}
-	if set.NArg() > 0 {
-		return Config{}, fmt.Errorf("unexpected argument %q: flags only, a value after '='", set.Arg(0))
 	}
 	c, err := zfsEnvironment{env, host}.config()
 	if err != nil {
 		return Config{}, err
 	}
-	c.Kubernetes.Workers, c.Kubernetes.QPS, c.Kubernetes.Burst = f.workers, float32(f.qps), f.burst
+	f.client.apply(&c.Kubernetes)
 	c.Log.Level = cmp.Or(f.logLevel, c.Log.Level)
 	c.Standby = f.standby
 	c.complete()
