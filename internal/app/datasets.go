@@ -12,6 +12,7 @@ import (
 	"github.com/berth-storage/berth/internal/config"
 	"github.com/berth-storage/berth/internal/export"
 	"github.com/berth-storage/berth/internal/export/fixed"
+	"github.com/berth-storage/berth/internal/export/kernel"
 	"github.com/berth-storage/berth/internal/run"
 )
 
@@ -19,6 +20,9 @@ import (
 func (a *app) openDatasets(ctx context.Context, c config.Pool) (*pool, error) {
 	o := datasetOptions(c.ZFS, run.Here{})
 	o.Log = a.log.With("component", "zfs", "pool", c.Name)
+	o.Release = func(ctx context.Context, dir string, device uint64) error {
+		return kernel.Release(ctx, a.config.Kernel.Address, dir, device)
+	}
 	if a.config.Standby {
 		o.Wait = func() { a.standBy(c.Name, c.ZFS.Dataset, "") }
 	}

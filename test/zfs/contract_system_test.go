@@ -28,3 +28,17 @@ func TestContract(t *testing.T) {
 		},
 	}.Run(t)
 }
+
+// Clones of clones are freed in any order, here as on zfs-fuse, where there are more steps.
+func TestRandomClones(t *testing.T) {
+	for _, on := range []zfs.OnClones{zfs.OnClonesWait, zfs.OnClonesPromote} {
+		t.Run(string(on), func(t *testing.T) {
+			parent := newParent(t)
+			b := open(t, zfs.Options{Dataset: parent, OnClones: on, Sizing: volume.SizingQuota})
+			volumetest.Model(t, b, 2, 25)
+			if left := sh(t, `zfs list -rHo name -t all "$1"`, parent); left != parent+"\n"+parent+"/.berth\n" {
+				t.Errorf("what is left:\n%s", left)
+			}
+		})
+	}
+}

@@ -29,8 +29,6 @@ type site struct {
 	mount   string // options of mount(8), before the version of NFS
 	purged  chan error
 	stop    func()
-	// byGanesha says that NFS-Ganesha exports it.
-	byGanesha bool
 }
 
 // exporter is a way in which a pool is exported.
@@ -103,8 +101,10 @@ func freePort(t *testing.T) int {
 func serve(t *testing.T, parent string, e exporter) *site {
 	t.Helper()
 	sites.Add(1)
-	b := open(t, zfs.Options{Dataset: parent, Share: e.share})
-	s := &site{parent: parent, backend: b, purged: make(chan error, 1000), byGanesha: e.name == byGanesha.name}
+	b := open(t, zfs.Options{Dataset: parent, Share: e.share, Release: func(ctx context.Context, dir string, device uint64) error {
+		return kernel.Release(ctx, "127.0.0.1:2049", dir, device)
+	}})
+	s := &site{parent: parent, backend: b, purged: make(chan error, 1000)}
 	server, runServer, mount := e.new(t, b)
 	s.mount = mount
 	var ids *export.IDs
@@ -160,13 +160,18 @@ func (s *site) create(t *testing.T, name string, edit ...func(*volume.Spec)) vol
 	return v
 }
 
-// delete deletes a volume and waits until its bytes are gone, which a server that has a
-// file open somewhat longer puts off.
+// delete deletes a volume.
 func (s *site) delete(t *testing.T, v volume.Volume) {
 	t.Helper()
 	if err := s.manager.Delete(t.Context(), v.Name, v.Cluster); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// waitPurged waits until a volume's bytes are gone, which a server that has a file open
+// somewhat longer puts off.
+func (s *site) waitPurged(t *testing.T) {
+	t.Helper()
 	err := <-s.purged
 	for errors.Is(err, volume.ErrBusy) {
 		err = <-s.purged
@@ -182,7 +187,7 @@ func (s *site) mountNFS(t *testing.T, v volume.Volume, version string) (at strin
 	at = vm.NewFolder(t)
 	sh(t, `mount -t nfs -o "$1" "127.0.0.1:$2" "$3"`, s.mount+version, v.Export.Path, at)
 	unmountNow = sync.OnceFunc(func() {
-		if _, err := (vm.Here{}).Run(context.Background(), "umount", "-l", at); err != nil {
+		if _, err := (vm.Here{}).Run(context.Background(), "umount", at); err != nil {
 			t.Error(err)
 		}
 	})

@@ -6,17 +6,20 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/berth-storage/berth/internal/backend/zfs"
 	"github.com/berth-storage/berth/internal/run"
+	"github.com/berth-storage/berth/internal/volume"
+	"github.com/berth-storage/berth/internal/volume/volumetest"
 	"github.com/berth-storage/berth/test/vm"
 )
 
-// account is one of the guest's that may become root by sudo(8) for what pools of
-// datasets need, and its keys.
+// account is one of the guest's that may run the server's script as root.
 const account = "storage"
 
 // sshPort is the guest's sshd's.
@@ -31,7 +34,11 @@ ssh-keygen -q -t ed25519 -N '' -f hostkey
 echo "[127.0.0.1]:$3 $(cut -d ' ' -f 1,2 hostkey.pub)" >known_hosts
 useradd --create-home "$2"
 usermod --password '*' "$2"
-echo "$2 ALL=(root) NOPASSWD: /usr/sbin/zfs, /sbin/zfs, /usr/bin/chown, /bin/chown, /usr/bin/chmod, /bin/chmod" >/etc/sudoers.d/storage
+install -m 755 "$4" /usr/local/sbin/berth-zfs
+cat >/etc/sudoers.d/storage <<end
+Defaults!/usr/local/sbin/berth-zfs env_keep += "SSH_ORIGINAL_COMMAND"
+$2 ALL = (root) NOPASSWD: /usr/local/sbin/berth-zfs
+end
 cat >sshd_config <<end
 Port $3
 ListenAddress 127.0.0.1
@@ -48,21 +55,20 @@ mkdir -p /run/sshd
 	if err := os.Chmod(keys, 0o755); err != nil {
 		return "", err
 	}
-	_, err = vm.Here{}.Run(context.Background(), "sh", "-ec", script, "sh", keys, account, "2222")
+	bound, err := filepath.Abs("../../deploy/zfs-server/berth-zfs")
+	if err != nil {
+		return "", err
+	}
+	_, err = vm.Here{}.Run(context.Background(), "sh", "-ec", script, "sh", keys, account, strconv.Itoa(sshPort), bound)
 	return keys, err
 })
 
-// authorize lets the key in, with options of authorized_keys.
-func authorize(t *testing.T, keys, options string) {
-	t.Helper()
-	sh(t, `echo "$2 $(cat "$1/key.pub")" >"$1/authorized_keys"`, keys, options)
-}
-
-func connect(t *testing.T, keys string, lock ...string) *run.SSH {
+// connect connects to the host of a pool, and has its lock.
+func connect(t *testing.T, keys, parent string) *run.SSH {
 	t.Helper()
 	h, err := run.NewSSH(run.SSHOptions{
 		Host: "127.0.0.1", Port: sshPort, User: account, KeyFile: filepath.Join(keys, "key"),
-		KnownHosts: filepath.Join(keys, "known_hosts"), BecomeRoot: true, Limit: 5 * time.Minute, Lock: lock,
+		KnownHosts: filepath.Join(keys, "known_hosts"), Limit: 5 * time.Minute, Lock: []string{"berth-zfs", "lock", parent},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -71,19 +77,50 @@ func connect(t *testing.T, keys string, lock ...string) *run.SSH {
 	return h
 }
 
+// bind lets the key in for the script, as docs/zfs-ssh.md says, for one parent. Connections that
+// are there stay what they are.
+func bind(t *testing.T, keys, parent string) {
+	t.Helper()
+	sh(t, `echo "restrict,command=\"sudo -n /usr/local/sbin/berth-zfs $2\" $(cat "$1/key.pub")" >"$1/authorized_keys"`, keys, parent)
+}
+
+// The contract of backends, on OpenZFS of another host, with a key that is bound to the script.
+func TestContractOverSSH(t *testing.T) {
+	keys, err := startSSHD()
+	if err != nil {
+		t.Fatal(err)
+	}
+	parents, hosts := map[volume.Backend]string{}, map[volume.Backend]*run.SSH{}
+	start := func(t *testing.T, parent string) volume.Backend {
+		bind(t, keys, parent)
+		h := connect(t, keys, parent)
+		b, err := zfs.Open(t.Context(), zfs.Options{Dataset: parent, Runner: h, Sizing: volume.SizingQuota, Log: logger(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { b.Close() })
+		parents[b], hosts[b] = parent, h
+		return b
+	}
+	volumetest.Suite{
+		Open: func(t *testing.T) volume.Backend { return start(t, newParent(t)) },
+		Reopen: func(t *testing.T, b volume.Backend) volume.Backend {
+			b.(*zfs.Backend).Close()
+			hosts[b].Close()
+			return start(t, parents[b])
+		},
+	}.Run(t)
+}
+
 // Who has the key that is bound to the script gets at nothing else.
 func TestKeyBoundToTheScript(t *testing.T) {
 	keys, err := startSSHD()
 	if err != nil {
 		t.Fatal(err)
 	}
-	script, err := filepath.Abs("../../deploy/zfs-server/berth-zfs")
-	if err != nil {
-		t.Fatal(err)
-	}
 	parent, other := newParent(t), newParent(t)
-	authorize(t, keys, `restrict,command="/bin/sh `+script+` `+parent+`"`)
-	h := connect(t, keys)
+	bind(t, keys, parent)
+	h := connect(t, keys, parent)
 	if out, err := h.Output(t.Context(), []string{"zfs", "list", "-Ho", "name", parent}); err != nil || strings.TrimSpace(string(out)) != parent {
 		t.Fatalf("listing the parent: %q, %v", out, err)
 	}

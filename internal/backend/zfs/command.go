@@ -85,16 +85,23 @@ func meaning(err error) error {
 const (
 	busyFirst = 20 * time.Millisecond
 	busyMax   = 250 * time.Millisecond
-	busyTries = 60 // 14 s in all; zfs-fuse was seen to take 7
+	busyFor   = 14 * time.Second // zfs-fuse was seen to take 7
 )
 
-// patiently runs zfs until it does not say that the dataset is busy. It is for what unmounts
-// datasets: that is done one at a time, because zfs-fuse hangs otherwise.
+// patiently runs zfs until it does not say that the dataset is busy.
 func (b *Backend) patiently(ctx context.Context, args ...string) error {
-	pause := busyFirst
-	for try := 1; ; try++ {
-		err := b.alone(ctx, args)
-		if err == nil || !said(err, saysBusy) || try == busyTries {
+	return b.whileBusy(ctx, busyFirst, func() error {
+		_, err := b.zfs(ctx, args...)
+		return err
+	})
+}
+
+// whileBusy does something again as long as the dataset is busy, after pauses that grow. It is for
+// what unmounts datasets: that is done one at a time, because zfs-fuse hangs otherwise.
+func (b *Backend) whileBusy(ctx context.Context, pause time.Duration, do func() error) error {
+	for began := time.Now(); ; {
+		err := b.alone(ctx, do)
+		if err == nil || !said(err, saysBusy) || time.Since(began) > busyFor {
 			return err
 		}
 		select {
@@ -102,17 +109,16 @@ func (b *Backend) patiently(ctx context.Context, args ...string) error {
 			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		case <-time.After(pause):
 		}
-		pause = min(2*pause, busyMax)
+		pause = max(pause, min(2*pause, busyMax))
 	}
 }
 
-func (b *Backend) alone(ctx context.Context, args []string) error {
+func (b *Backend) alone(ctx context.Context, do func() error) error {
 	select {
 	case b.unmounting <- struct{}{}:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 	defer func() { <-b.unmounting }()
-	_, err := b.zfs(ctx, args...)
-	return err
+	return do()
 }

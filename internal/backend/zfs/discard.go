@@ -49,7 +49,7 @@ func (b *Backend) Discard(ctx context.Context, n volume.Name) error {
 		return nil
 	}
 	aside := b.aside(n)
-	err = b.rename(ctx, d.name, aside)
+	err = b.rename(ctx, n, d, aside)
 	b.forget(d.name)
 	switch {
 	case err == nil:
@@ -69,11 +69,11 @@ func (b *Backend) Discard(ctx context.Context, n volume.Name) error {
 // rename renames a dataset to where it is not mounted. It is unmounted before, because if the
 // renaming fails ZFS would mount it again. A crash between the two leaves a volume that
 // Mount mounts again, at the next start.
-func (b *Backend) rename(ctx context.Context, name, to string) error {
-	if err := b.patiently(ctx, "unmount", name); err != nil && !said(err, saysUnmounted) {
+func (b *Backend) rename(ctx context.Context, n volume.Name, d *dataset, to string) error {
+	if err := b.unmount(ctx, n, d); err != nil {
 		return err
 	}
-	return b.patiently(ctx, "rename", name, to)
+	return b.patiently(ctx, "rename", d.name, to)
 }
 
 // Purge implements volume.Backend. No dataset is destroyed together with others: what
@@ -93,10 +93,10 @@ func (b *Backend) Purge(ctx context.Context, n volume.Name) error {
 	if err := b.release(ctx, d); err != nil {
 		return b.refused("purging", v, err)
 	}
-	err = b.patiently(ctx, "destroy", d.name)
+	err = b.destroy(ctx, n, d, v.Dir)
 	if said(err, saysHolds) {
 		if err = b.destroySnapshots(ctx, v, d); err == nil {
-			err = b.patiently(ctx, "destroy", d.name)
+			err = b.destroy(ctx, n, d, v.Dir)
 		}
 	}
 	b.forget(d.name)

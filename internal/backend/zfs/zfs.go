@@ -39,6 +39,8 @@ type Backend struct {
 	// and not shared.
 	shared, remounted map[string]bool
 	seen              seen
+	// devices are the numbers of file systems that were unmounted while an NFS server had them in use.
+	devices map[volume.Name]uint64
 
 	unmounting chan struct{} // holds one token while something is unmounted
 }

@@ -351,7 +351,7 @@ func TestCreatedButNotSharedIsFinishedByTheRetry(t *testing.T) {
 }
 
 func TestRandomClones(t *testing.T) {
-	for on, steps := range map[zfs.OnClones]int{zfs.OnClonesWait: 200, zfs.OnClonesPromote: 100} {
+	for on, steps := range map[zfs.OnClones]int{zfs.OnClonesWait: 500, zfs.OnClonesPromote: 200} {
 		t.Run(string(on), func(t *testing.T) {
 			dataset := parent(t)
 			b := open(t, zfs.Options{Dataset: dataset, Local: true, OnClones: on, Sizing: volume.SizingQuota})
