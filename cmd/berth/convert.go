@@ -50,7 +50,8 @@ func convertZFSProvisionerCommand(out io.Writer) *cobra.Command {
 		Use:   zfsProvisioner + " [--manifest FILE | -- FLAGS]",
 		Short: "Print the configuration file that says what kubernetes-" + zfsProvisioner + " was told",
 		Long: `Print the configuration file that says what kubernetes-zfs-provisioner was told: by the
-manifest of its Pod, Deployment or StatefulSet, or by the environment variables of this command.`,
+manifest of its Pod, Deployment or StatefulSet, or by the environment variables of this command.
+If StorageClasses are in the manifest too, each of their parent datasets becomes a pool.`,
 	}, out, config.ZFSProvisionerManifest, func(m config.Manifest, usage io.Writer) ([]byte, error) {
 		host, err := app.ThisHost()
 		if err != nil {

@@ -12,8 +12,9 @@ import (
 
 // Manifest is how a program is run in Kubernetes, as far as its configuration goes.
 type Manifest struct {
-	Args []string
-	Env  []Variable
+	Args    []string
+	Env     []Variable
+	Classes []Class // of programs that these tell where volumes are made
 }
 
 // Variable is an environment variable of a container.
@@ -32,10 +33,15 @@ func (m Manifest) lookup(name string) (Variable, bool) {
 	return Variable{}, false
 }
 
-// object is a Kubernetes object that may have containers; what else is in it is passed over.
+// object is a Kubernetes object that may have containers, or is a StorageClass; what else is in it is passed over.
 type object struct {
-	Kind string `json:"kind"`
-	Spec struct {
+	Kind     string `json:"kind"`
+	Metadata struct {
+		Name string `json:"name"`
+	} `json:"metadata"`
+	Provisioner string            `json:"provisioner"`
+	Parameters  map[string]string `json:"parameters"`
+	Spec        struct {
 		podSpec
 		Template struct {
 			Spec podSpec `json:"spec"`

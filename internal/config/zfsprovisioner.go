@@ -145,7 +145,7 @@ func (e zfsEnvironment) pool() (Pool, error) {
 		return Pool{}, err
 	}
 	p := Pool{
-		Name: "zfs", Provisioner: cmp.Or(e.env(envZFSName), e.env(envZFSInstance), zfsProvisionerName),
+		Name: "zfs", Provisioner: e.provisioner(),
 		ZFS: &ZFS{Dataset: e.env(envZFSParent), WidenAccessModes: e.env(envZFSInstance) != ""}, Adopt: AdoptZFSProvisioner, Exporter: ExporterZFSShare,
 		ReclaimPolicy: e.env(envZFSReclaimPolicy), Defaults: Defaults{Mode: mode, OnDelete: volume.OnDeleteDelete},
 	}
@@ -167,6 +167,10 @@ func (e zfsEnvironment) pool() (Pool, error) {
 	}
 	p.ZFS.SSH, err = e.ssh()
 	return p, err
+}
+
+func (e zfsEnvironment) provisioner() string {
+	return cmp.Or(e.env(envZFSName), e.env(envZFSInstance), zfsProvisionerName)
 }
 
 func (e zfsEnvironment) shareOptions() string {
@@ -266,13 +270,22 @@ func firstKey(folder string) string {
 }
 
 // ConvertZFSProvisioner translates how kubernetes-zfs-provisioner was run: by the variables
-// of m, or else by those that env gives.
+// of m, or else by those that env gives. Each parent dataset of the classes in m becomes a pool.
 func ConvertZFSProvisioner(m Manifest, env func(string) string, host Host, usage io.Writer) ([]byte, error) {
 	if m.Env != nil {
 		var err error
 		if env, err = m.environment(zfsVariables); err != nil {
 			return nil, err
 		}
+	}
+	e := zfsEnvironment{env, host}
+	places := e.places(m.Classes)
+	if len(places) > 1 || len(places) == 1 && env(envZFSParent) == "" {
+		c, err := e.fromPlaces(m.Args, places, usage)
+		if err != nil {
+			return nil, err
+		}
+		return converted(AdoptZFSProvisioner, c, nil)
 	}
 	c, err := FromZFSProvisioner(m.Args, env, host, usage)
 	if err != nil {
@@ -281,9 +294,14 @@ func ConvertZFSProvisioner(m Manifest, env func(string) string, host Host, usage
 	return converted(AdoptZFSProvisioner, c, nil)
 }
 
-// ZFSProvisionerManifest finds in a manifest how kubernetes-zfs-provisioner is run.
+// ZFSProvisionerManifest finds in a manifest how kubernetes-zfs-provisioner is run, and the
+// StorageClasses that are there too.
 func ZFSProvisionerManifest(text []byte) (Manifest, error) {
-	return manifestOf(text, AdoptZFSProvisioner, container.isZFSProvisioner)
+	m, err := manifestOf(text, AdoptZFSProvisioner, container.isZFSProvisioner)
+	if err == nil {
+		m.Classes, err = classesIn(text)
+	}
+	return m, err
 }
 
 // isZFSProvisioner goes by the name of the program, of the image, or by the variable without
