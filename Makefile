@@ -13,7 +13,7 @@ ARCH    ?= $(shell go env GOARCH)
 BUILDER ?= podman
 
 .DEFAULT_GOAL := help
-.PHONY: help build image check test quickstart bench cluster-up cluster-down setup fuzz clean need-root
+.PHONY: help build image check lint test quickstart bench cluster-up cluster-down setup fuzz clean need-root
 .NOTPARALLEL: # the targets below rely on the order of their prerequisites
 
 help: ## list these commands
@@ -29,7 +29,11 @@ image: ## build the container image IMAGE (berth) of TARGET (berth; nfs-subdir, 
 	@$(BUILDER) build $(BUILDFLAGS) --platform linux/$(ARCH) --build-arg BASE=$(BASE) --build-arg TARGETARCH=$(ARCH) \
 		--build-arg VERSION=$(VERSION) --target $(TARGET) -t $(IMAGE) -f Containerfile out/image
 
-check: ## format, vet, lint and unit tests with the race detector; needs no root
+check: lint ## format, vet, lint and unit tests with the race detector; needs no root
+	@echo "unit tests with the race detector"
+	@go run ./scripts/gotest -race ./...
+
+lint:
 	@echo "checking the source files"
 	@scripts/check-source.sh
 	@echo "go vet"
@@ -38,15 +42,14 @@ check: ## format, vet, lint and unit tests with the race detector; needs no root
 	@go vet -tags system ./...
 	@echo "golangci-lint"
 	@scripts/golangci-lint.sh run ./...
-	@echo "unit tests with the race detector"
-	@go run ./scripts/gotest -race ./...
 
-# -p 1: system tests share ports, mounts and the machine's few cores, so packages take turns.
-test: need-root setup check build ## everything: setup, check, then the tests against real servers; needs root
+# Unit tests run with the race detector. Then packages that have tests with the build tag system run with these, two
+# in virtual machines beside one on the host; scripts/gotest knows which are which.
+test: need-root setup lint build ## everything: setup, check, then the tests against real servers; needs root
 	@go run ./test/cluster/devcluster build
 	@go run ./test/vm/run
-	@echo "all tests, with those against real servers"
-	@go run ./scripts/gotest -tags system -p 1 -count=1 -timeout 40m ./...
+	@echo "unit tests with the race detector, then those against real servers"
+	@go run ./scripts/gotest -system -race ./...
 
 quickstart: need-root setup build ## try Berth on this machine: a cluster, a claim, real NFS; needs root
 	@go run ./test/quickstart

@@ -29,9 +29,8 @@ type event struct {
 	Elapsed                       float64
 }
 
-// decode sends what it reads from in to events, and closes events at the end.
+// decode sends what it reads from in to events.
 func decode(in io.Reader, events chan<- event) {
-	defer close(events)
 	lines := bufio.NewReader(in) // not a Scanner: a test's output line has no length limit
 	for {
 		line, err := lines.ReadString('\n')
@@ -53,6 +52,7 @@ type result struct {
 	pkg, test string
 	elapsed   time.Duration
 	output    strings.Builder
+	last      string // line of it
 }
 
 func (r *result) String() string {
@@ -70,14 +70,17 @@ type report struct {
 	inPkg    map[string]int // tests finished by package
 	badPkg   map[string]bool
 
-	passed, failed, skipped int
-	lastLine                string
+	logged  string          // the package whose output is the last in the log
+	passed  map[string]bool // by package and test
+	failed  int
+	skipped int
 }
 
 func newReport(out, log io.Writer) *report {
 	return &report{
 		out: out, log: log,
 		running: map[string]*result{}, builds: map[string]string{}, inPkg: map[string]int{}, badPkg: map[string]bool{},
+		passed: map[string]bool{},
 	}
 }
 
@@ -89,10 +92,15 @@ func (r *report) add(e event) (printed bool) {
 		fmt.Fprint(r.log, e.Output)
 		return false
 	case "output":
+		if e.Package != r.logged { // others have printed in between
+			fmt.Fprintf(r.log, "=== PKG   %s\n", e.Package)
+			r.logged = e.Package
+		}
 		fmt.Fprint(r.log, e.Output)
-		r.result(e).output.WriteString(e.Output)
+		own := r.result(e)
+		own.output.WriteString(e.Output)
 		if line := strings.TrimSpace(e.Output); line != "" {
-			r.lastLine = line
+			own.last = line
 		}
 		return false
 	case "run":
@@ -128,7 +136,7 @@ func (r *report) endTest(e event) (printed bool) {
 	r.inPkg[e.Package]++
 	switch e.Action {
 	case "pass":
-		r.passed++
+		r.passed[e.Package+" "+e.Test] = true
 	case "skip":
 		r.skipped++
 	case "fail":
@@ -146,6 +154,7 @@ func (r *report) endTest(e event) (printed bool) {
 
 func (r *report) fail(t *result) {
 	r.failed++
+	delete(r.passed, t.pkg+" "+t.test) // it may have passed without the tag system
 	r.failures = append(r.failures, t)
 	r.badPkg[t.pkg] = true
 }
@@ -171,23 +180,24 @@ func (r *report) endPackage(e event) (printed bool) {
 		return false // no test files
 	}
 	fmt.Fprintf(r.out, "%-4s %s: %d tests (%.1fs)\n", e.Action, own, r.inPkg[e.Package], e.Elapsed)
+	delete(r.inPkg, e.Package)
 	return true
 }
 
 // stillRunning names what runs, so that a slow test and a hanging one can be told apart.
 func (r *report) stillRunning() {
-	var names []string
+	var tests []string
 	for _, t := range r.running {
 		if t.test != "" {
-			names = append(names, t.String())
+			tests = append(tests, fmt.Sprintf("  ...  %s; last output: %s\n", t, t.last))
 		}
 	}
-	if len(names) == 0 {
+	if len(tests) == 0 {
 		fmt.Fprintln(r.out, "  ...  building or between tests")
 		return
 	}
-	slices.Sort(names)
-	fmt.Fprintf(r.out, "  ...  %s; last output: %s\n", strings.Join(names, ", "), r.lastLine)
+	slices.Sort(tests)
+	fmt.Fprint(r.out, strings.Join(tests, ""))
 }
 
 // finish prints failures, the slowest tests and the counts, and returns the counts.
@@ -209,7 +219,7 @@ func (r *report) finish() string {
 			fmt.Fprintln(r.out, "  "+t.String())
 		}
 	}
-	summary := fmt.Sprintf("%d passed, %d failed", r.passed, r.failed)
+	summary := fmt.Sprintf("%d passed, %d failed", len(r.passed), r.failed)
 	fmt.Fprintf(r.out, "\n%s\n", summary)
 	return summary
 }

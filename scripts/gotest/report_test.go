@@ -44,6 +44,18 @@ func TestReport(t *testing.T) {
 			counts: "0 passed, 1 failed",
 			shows:  []string{"=== failed: p\nundefined: x\n"},
 		},
+		"a test that runs twice counts once": {
+			events: []string{
+				`{"Action":"pass",` + pkg + `,"Test":"TestA"}`,
+				`{"Action":"pass",` + pkg + `,"Test":"TestB"}`,
+				`{"Action":"pass",` + pkg + `}`,
+				`{"Action":"pass",` + pkg + `,"Test":"TestA"}`,
+				`{"Action":"fail",` + pkg + `,"Test":"TestB"}`,
+				`{"Action":"fail",` + pkg + `,"Elapsed":3}`,
+			},
+			counts: "1 passed, 1 failed",
+			shows:  []string{"fail p: 2 tests (3.0s)\n"},
+		},
 		"a test that runs when the binary dies has failed": {
 			events: []string{
 				`{"Action":"run",` + pkg + `,"Test":"TestA"}`,
@@ -57,7 +69,12 @@ func TestReport(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var out strings.Builder
 			r := newReport(&out, io.Discard)
-			r.follow(strings.NewReader(strings.Join(c.events, "\n")))
+			events := make(chan event)
+			go func() {
+				decode(strings.NewReader(strings.Join(c.events, "\n")), events)
+				close(events)
+			}()
+			r.follow(events)
 			if got := r.finish(); got != c.counts {
 				t.Errorf("counts: got %q, want %q", got, c.counts)
 			}
