@@ -27,7 +27,7 @@ import (
 
 // patience is how long anything may take before a test gives up. It is no
 // measure of how long it should take.
-const patience = 1 * time.Minute
+const patience = 4 * time.Minute
 
 // namespace is that of the manifests.
 const namespace = "berth"

@@ -86,9 +86,32 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 
 // Stop kills all pods, removes the Node, and says what went wrong meanwhile.
 func (n *Node) Stop(ctx context.Context) error {
+	// The Node goes first, and last the pods that were sent to it meanwhile, instead of those that ended: nobody else
+	// ends these, but for Kubernetes' collector of pods without a node, which takes a minute or two.
+	err := n.o.Client.CoreV1().Nodes().Delete(ctx, n.o.Name, metav1.DeleteOptions{})
 	n.stop()
 	n.all.Wait()
-	return errors.Join(n.failed, n.o.Client.CoreV1().Nodes().Delete(ctx, n.o.Name, metav1.DeleteOptions{}))
+	return errors.Join(n.failed, err, n.clear(ctx))
+}
+
+// clear takes all pods of this node from the API server.
+func (n *Node) clear(ctx context.Context) error {
+	list, err := n.list(ctx)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, p := range list.Items {
+		failed = append(failed, n.remove(ctx, &p))
+	}
+	return errors.Join(failed...)
+}
+
+// list lists the pods of this node.
+func (n *Node) list(ctx context.Context) (*v1.PodList, error) {
+	return n.o.Client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{
+		FieldSelector: fields.OneTermEqualSelector("spec.nodeName", n.o.Name).String(),
+	})
 }
 
 func (n *Node) fail(err error) {
@@ -99,10 +122,8 @@ func (n *Node) fail(err error) {
 
 // run looks for new pods until ctx ends.
 func (n *Node) run(ctx context.Context) {
-	mine := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", n.o.Name).String()}
 	for ctx.Err() == nil {
-		list, err := n.o.Client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, mine)
-		if err == nil {
+		if list, err := n.list(ctx); err == nil {
 			for _, p := range list.Items {
 				n.see(ctx, &p)
 			}
