@@ -22,6 +22,7 @@ const (
 // Whichever of the server's processes dies, a client with an open file notices
 // nothing but a pause.
 func TestServerKilledUnderAWriter(t *testing.T) {
+	t.Parallel() // with others that mostly wait
 	for _, program := range []string{"ganesha.nfsd", "dbus-daemon"} {
 		t.Run(program, func(t *testing.T) {
 			s := newSite(t, "failover")

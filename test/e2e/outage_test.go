@@ -20,6 +20,7 @@ import (
 // by one that is started meanwhile. It has a cluster to itself: after an outage
 // the controller manager takes up to a minute to come back to its work.
 func TestAPIServerAway(t *testing.T) {
+	t.Parallel() // with others that mostly wait
 	const outage = 20 * time.Second
 	c, err := cluster.Start(t.Context(), cluster.Options{})
 	if err != nil {

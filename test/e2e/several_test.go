@@ -167,6 +167,7 @@ func TestClaimGoesToThePodsNode(t *testing.T) {
 }
 
 func TestClaimOfAnInstanceThatEndedIsTakenOver(t *testing.T) {
+	t.Parallel() // with others that mostly wait
 	s := newSite(t, "several-gone")
 	all := s.several("60m", "40m")
 	s.must(killAll(all[0].Berth))

@@ -220,6 +220,7 @@ func (s *site) page(path string) string {
 func TestAShareThatHangsKeepsNothingElseWaiting(t *testing.T) {
 	for _, options := range []string{"vers=4.2", "vers=4.1,hard"} {
 		t.Run(options, func(t *testing.T) {
+			t.Parallel() // each has a guest and a control plane of its own, and mostly waits
 			s := newSite(t, options)
 			s.start()
 			for _, class := range []string{"nas", "local"} {
