@@ -26,8 +26,7 @@ func killAll(b *harness.Berth) error {
 // awaitEnd waits until the processes have ended. Those that do not are killed,
 // and are an error.
 func awaitEnd(pids []int) (left error) {
-	const enough = 15 * time.Second // Ganesha takes 2 s to end if it is asked to
-	deadline := time.Now().Add(enough)
+	deadline := time.Now().Add(patience)
 	for _, pid := range pids {
 		for running(pid) && time.Now().Before(deadline) {
 			time.Sleep(5 * time.Millisecond)

@@ -82,7 +82,7 @@ func run(t *testing.T, s running) {
 	if err := s.Sync(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
-	exporttest.Eventually(t, time.Minute, "the server is up", s.Serving)
+	exporttest.Eventually(t, "the server is up", s.Serving)
 }
 
 func startKernel(t *testing.T) *server {
@@ -125,7 +125,7 @@ func startGanesha(t *testing.T) *server {
 	return &server{Server: s, dir: vm.NewFolder(t), restart: func(t *testing.T) {
 		before := pid(t, o.RunDir)
 		sh(t, `kill -9 "$1"`, before)
-		exporttest.Eventually(t, time.Minute, "another server runs", func() bool { return s.Serving() && pid(t, o.RunDir) != before })
+		exporttest.Eventually(t, "another server runs", func() bool { return s.Serving() && pid(t, o.RunDir) != before })
 	}}
 }
 

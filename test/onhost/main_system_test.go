@@ -264,7 +264,7 @@ func (s *site) mount(pv *v1.PersistentVolume, options string) string {
 	nfs := pv.Spec.NFS
 	dir := strings.TrimSpace(s.sh(`dir=$(mktemp -d); mount -t nfs -o "$3" "$1:$2" "$dir"; echo "$dir"`, nfs.Server, nfs.Path, options))
 	s.t.Cleanup(func() { // there may be nothing to unmount any more
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if _, err := s.Run(ctx, "sh", "-ec", `! grep -q " $1 " /proc/self/mounts || umount -l "$1"`, "sh", dir); err != nil {
 			s.t.Error(err)

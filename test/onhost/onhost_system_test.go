@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -153,7 +152,7 @@ ganesha.nfsd -f /host/ganesha.conf -L /var/log/ganesha.log -p /run/ganesha.pid`)
 // ganeshaEndsWithTheTest is for before anything is mounted of it.
 func (s *site) ganeshaEndsWithTheTest() {
 	s.t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if err := s.stopGanesha(ctx); err != nil {
 			s.t.Error(err)

@@ -98,7 +98,7 @@ if p=$(pidof rpc.mountd); then kill $p; while [ -d /proc/$p ]; do sleep 0.1; don
 	if err := g.Sync(t.Context(), []export.Export{e}); err != nil {
 		t.Fatal(err)
 	}
-	exporttest.Eventually(t, patience, "the server is up", g.Serving)
+	exporttest.Eventually(t, "the server is up", g.Serving)
 	return s
 }
 

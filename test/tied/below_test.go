@@ -8,6 +8,7 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/berth-storage/berth/test/tied"
 )
@@ -25,6 +26,7 @@ func TestBelow(t *testing.T) {
 	}
 	var inner, sleep int
 	_, scanErr := fmt.Fscan(bufio.NewReader(out), &inner, &sleep)
+	awaitName(t, sleep, "sleep")
 	below, slept := tied.Below(os.Getpid()), tied.BelowNamed(p.PID, "sleep")
 	again, other := tied.Below(p.PID), tied.BelowNamed(p.PID, "sleeper")
 	if err := syscall.Kill(-p.PID, syscall.SIGKILL); err != nil {
@@ -48,4 +50,15 @@ func TestBelow(t *testing.T) {
 	if gone := tied.Below(p.PID); gone != nil {
 		t.Errorf("below a process that was killed are %v", gone)
 	}
+}
+
+// awaitName waits until a process that was just forked runs the program: until then it has the shell's name.
+func awaitName(t *testing.T, pid int, name string) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); err != nil || string(comm) == name+"\n" {
+			return // or it has ended, which the test notices
+		}
+	}
+	t.Errorf("process %d does not become %s", pid, name)
 }

@@ -254,7 +254,7 @@ func hangs(t *testing.T, o run.SSHOptions) {
 	if err := silent.Wait(); err != nil {
 		t.Error(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	if _, err := connect(t, o).Output(ctx, words("zfs list tank/kubernetes")); err != nil {
 		t.Errorf("after that: %v", err)

@@ -75,7 +75,7 @@ func (p *somebody) start(program string, args ...string) *run.Process {
 func (p *somebody) startBus() {
 	p.t.Helper()
 	p.bus = p.start("dbus-daemon", "--config-file="+p.folder+"/bus.conf", "--nofork", "--nopidfile")
-	exporttest.Eventually(p.t, time.Minute, "the bus is there", func() bool {
+	exporttest.Eventually(p.t, "the bus is there", func() bool {
 		_, err := os.Stat(p.folder + "/bus")
 		return err == nil
 	})
@@ -93,7 +93,7 @@ EXPORT { Export_Id = %d; Path = %s; Pseudo = %s; Access_Type = RW; Squash = No_R
 	}
 	must(p.t, os.WriteFile(p.folder+"/ganesha.conf", []byte(config), 0o600))
 	p.ganesha = p.start("ganesha.nfsd", "-F", "-f", p.folder+"/ganesha.conf", "-L", "STDOUT", "-p", p.folder+"/pid")
-	exporttest.Eventually(p.t, time.Minute, "Ganesha answers", func() bool { return nfs4.Null(p.t.Context(), p.address()) == nil })
+	exporttest.Eventually(p.t, "Ganesha answers", func() bool { return nfs4.Null(p.t.Context(), p.address()) == nil })
 }
 
 func (p *somebody) stopGanesha() {
@@ -154,7 +154,7 @@ func TestExternalContract(t *testing.T) {
 		x, _ := p.drive() // first, so that there is a file to include
 		p.startGanesha()
 		t.Cleanup(p.stopGanesha)
-		exporttest.Eventually(t, time.Minute, "it is driven", x.Serving)
+		exporttest.Eventually(t, "it is driven", x.Serving)
 		return exporttest.Target{Server: x, Address: p.address(), Dir: t.TempDir(), Crash: func(*testing.T) {
 			p.stopGanesha()
 			p.startGanesha()
@@ -173,9 +173,9 @@ func TestExternalIsStartedAgain(t *testing.T) {
 	must(t, x.Withdraw(t.Context(), exports[0]))
 	for range 2 {
 		p.stopGanesha()
-		exporttest.Eventually(t, time.Minute, "it is noticed that it has ended", func() bool { return !x.Serving() })
+		exporttest.Eventually(t, "it is noticed that it has ended", func() bool { return !x.Serving() })
 		p.startGanesha()
-		exporttest.Eventually(t, time.Minute, "it is driven again", x.Serving)
+		exporttest.Eventually(t, "it is driven again", x.Serving)
 		p.wantReachable(true, exports[1:]...)
 		p.wantReachable(false, exports[0])
 	}
@@ -188,7 +188,7 @@ func TestExternalIsLeftAndFoundAgain(t *testing.T) {
 	t.Cleanup(p.stopGanesha)
 	exports := makeExports(t, 4)
 	x, stop := p.drive(exports[:3]...)
-	exporttest.Eventually(t, time.Minute, "it is driven", x.Serving)
+	exporttest.Eventually(t, "it is driven", x.Serving)
 	stop()
 	p.wantReachable(true, exports[:3]...)
 	client, err := nfs4.Dial(t.Context(), p.address(), nfs4.Options{})
@@ -200,7 +200,7 @@ func TestExternalIsLeftAndFoundAgain(t *testing.T) {
 	exports[2].Squash = export.SquashRoot // the configuration is another one now
 	must(t, os.Chmod(exports[2].Dir, 0o777))
 	x, _ = p.drive(exports[1:]...)
-	exporttest.Eventually(t, time.Minute, "it is driven", x.Serving)
+	exporttest.Eventually(t, "it is driven", x.Serving)
 	p.wantReachable(false, exports[0])
 	p.wantReachable(true, exports[1:]...)
 	if _, err := file.WriteAt(t.Context(), []byte("data"), 0); err != nil {
@@ -234,7 +234,7 @@ func TestExternalLeavesOthersAlone(t *testing.T) {
 		must(t, <-ended)
 	}()
 	must(t, x.Sync(t.Context(), []export.Export{exports[0], taken}))
-	exporttest.Eventually(t, time.Minute, "it is driven", x.Serving)
+	exporttest.Eventually(t, "it is driven", x.Serving)
 	if len(ids) != 1 || ids[0] != foreignID {
 		t.Errorf("told of the ids %v, want %d", ids, foreignID)
 	}
@@ -254,14 +254,14 @@ func TestExternalRepairs(t *testing.T) {
 	t.Cleanup(p.stopGanesha)
 	exports := makeExports(t, 3)
 	x, _ := p.drive(exports...)
-	exporttest.Eventually(t, time.Minute, "it is driven", x.Serving)
+	exporttest.Eventually(t, "it is driven", x.Serving)
 	out, err := exec.CommandContext(t.Context(), "dbus-send", "--bus=unix:path="+p.folder+"/bus", "--print-reply", "--dest=org.ganesha.nfsd",
 		"/org/ganesha/nfsd/ExportMgr", "org.ganesha.nfsd.exportmgr.RemoveExport", "uint16:2").CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	p.wantReachable(false, exports[1])
-	exporttest.Eventually(t, time.Minute, "it is added again", func() bool { return p.reachable(exports[1].Path) })
+	exporttest.Eventually(t, "it is added again", func() bool { return p.reachable(exports[1].Path) })
 	p.wantReachable(true, exports...)
 }
 
@@ -279,16 +279,16 @@ func TestExternalIsNotThere(t *testing.T) {
 	}
 	p.startGanesha()
 	t.Cleanup(p.stopGanesha)
-	exporttest.Eventually(t, time.Minute, "it is driven", x.Serving)
+	exporttest.Eventually(t, "it is driven", x.Serving)
 	p.wantReachable(true, exports[0])
 	must(t, x.Publish(t.Context(), exports[1]))
 	// The bus of the host may be started again, too; Ganesha ends without it.
 	must(t, p.bus.Kill())
 	must(t, os.RemoveAll(filepath.Join(p.folder, "bus")))
-	exporttest.Eventually(t, time.Minute, "it is noticed that the bus is gone", func() bool { return !x.Serving() })
+	exporttest.Eventually(t, "it is noticed that the bus is gone", func() bool { return !x.Serving() })
 	p.stopGanesha()
 	p.startBus()
 	p.startGanesha()
-	exporttest.Eventually(t, time.Minute, "it is driven again", x.Serving)
+	exporttest.Eventually(t, "it is driven again", x.Serving)
 	p.wantReachable(true, exports...)
 }

@@ -136,7 +136,7 @@ func TestKilledServerIsBackWithAThousandExports(t *testing.T) {
 			t.Fatalf("%s: %v", e.Path, err)
 		}
 	}
-	exporttest.Eventually(t, 10*time.Second, "another server runs", func() bool { return s.Serving() && s.pid(t) != before })
+	exporttest.Eventually(t, "another server runs", func() bool { return s.Serving() && s.pid(t) != before })
 }
 
 func TestMissingDirectoryLeavesTheOthersServed(t *testing.T) {
@@ -181,7 +181,7 @@ func TestWithoutTheBusBothAreStartedAgain(t *testing.T) {
 	if err := syscall.Kill(bus, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	exporttest.Eventually(t, 20*time.Second, "another server runs", func() bool {
+	exporttest.Eventually(t, "another server runs", func() bool {
 		return s.Serving() && s.pid(t) != before && busOf(t, s.o.RunDir) != bus
 	})
 	if err := s.Withdraw(t.Context(), exports[0]); err != nil {
@@ -216,7 +216,7 @@ func TestHungServerIsStartedAgain(t *testing.T) {
 	if err := syscall.Kill(before, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	exporttest.Eventually(t, time.Minute, "another server runs", func() bool { return s.Serving() && s.pid(t) != before })
+	exporttest.Eventually(t, "another server runs", func() bool { return s.Serving() && s.pid(t) != before })
 }
 
 func TestTakenPort(t *testing.T) {

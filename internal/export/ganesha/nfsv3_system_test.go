@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/berth-storage/berth/internal/export"
 	"github.com/berth-storage/berth/internal/export/exporttest"
@@ -40,7 +39,7 @@ func TestNFSv3(t *testing.T) {
 	}
 	before := s.pid(t)
 	s.kill(t)
-	exporttest.Eventually(t, 30*time.Second, "another server runs", func() bool { return s.Serving() && s.pid(t) != before })
+	exporttest.Eventually(t, "another server runs", func() bool { return s.Serving() && s.pid(t) != before })
 	if text, err := cat(exports[0], "file"); err != nil || text != "in "+exports[0].Path {
 		t.Errorf("after a crash: read %q, error %v", text, err)
 	}

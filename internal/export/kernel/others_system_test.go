@@ -99,7 +99,7 @@ func TestSomebodyElse(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			sh(t, c.does, e.Dir)
-			exporttest.Eventually(t, time.Minute, "all is as it was", func() bool {
+			exporttest.Eventually(t, "all is as it was", func() bool {
 				for _, e := range exports {
 					for _, file := range []string{table, ourFile} {
 						l := lines(t, file, e.Dir)
@@ -111,7 +111,7 @@ func TestSomebodyElse(t *testing.T) {
 				return len(lines(t, ourFile, "/etc")) == 0
 			})
 			for _, e := range exports {
-				exporttest.Eventually(t, time.Minute, e.Dir+" is reachable", func() bool { return reachable(t, e.Dir) })
+				exporttest.Eventually(t, e.Dir+" is reachable", func() bool { return reachable(t, e.Dir) })
 			}
 		})
 	}
@@ -231,13 +231,13 @@ func TestHostDoesNotServe(t *testing.T) {
 		t.Errorf("Withdraw: %v", err)
 	}
 	restartHost(t)
-	exporttest.Eventually(t, time.Minute, "it is noticed that the host serves", s.Serving)
+	exporttest.Eventually(t, "it is noticed that the host serves", s.Serving)
 	publish(t, s, exports[1])
 	if reachable(t, exports[0].Dir) || !reachable(t, exports[1].Dir) {
 		t.Error("not what is wanted is reachable")
 	}
 	sh(t, `rpc.nfsd 0`)
-	exporttest.Eventually(t, time.Minute, "it is noticed that the host does not serve", func() bool { return !s.Serving() })
+	exporttest.Eventually(t, "it is noticed that the host does not serve", func() bool { return !s.Serving() })
 	restartHost(t)
 }
 
