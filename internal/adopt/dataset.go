@@ -32,6 +32,8 @@ const (
 	annHost          = "zfs.pv.kubernetes.io/zfs-host"
 	annDestroy       = "zfs.pv.kubernetes.io/destroy-snapshots"
 	propManagedBy    = "io.kubernetes.pv.zfs:managed_by"
+	propShare        = "sharenfs"
+	shareOff         = "off"
 	annUUID          = PVManagerProvisioner + "/volume-uuid"
 	annNFSPath       = PVManagerProvisioner + "/nfs-path" // the dataset, in spite of its name
 	annReclaimPolicy = PVManagerProvisioner + "/reclaim-policy"
@@ -149,7 +151,20 @@ func (j *datasets) complete(v *volume.Volume, pv PV, found volume.Found) error {
 	}
 	v.KeepSnapshots = j.KeepSnapshots
 	v.Sizing = sizing(found.Properties)
+	v.Share = shareOf(pv, found.Properties[propShare])
 	return nil
+}
+
+// shareOf says how ZFS goes on to share the dataset of pv, where property is its own sharenfs: as before,
+// because clients have mounted it, and not if only pods of its node use it; "" is as the pool says.
+func shareOf(pv PV, property string) string {
+	switch {
+	case property != "" && property != shareOff:
+		return property
+	case pv.Server == "":
+		return shareOff
+	}
+	return "" // it inherits how it is shared, or is off although pods are to mount it
 }
 
 // sizing says what a dataset's size is to ZFS, from what is set on it.

@@ -112,6 +112,8 @@ func TestAdoptingDatasets(t *testing.T) {
 	p.found["pvc-3"].Properties["refreservation"] = "0"
 	own.Annotations["zfs.pv.kubernetes.io/destroy-snapshots"] = "whatever" // which destroys, as with the program
 	p.found["home"] = volume.Found{Dir: "/home"}
+	p.found["pvc-1"].Properties["sharenfs"] = "off" // which pods cannot have mounted
+	p.found["pvc-3"].Properties["sharenfs"] = "rw=@192.168.0.0/16"
 	from := fromProvisioner()
 	from.KeepSnapshots = true
 	pvs := []PV{gentics, fork, successor, own}
@@ -122,19 +124,20 @@ func TestAdoptingDatasets(t *testing.T) {
 		Sizing             volume.Sizing
 		Keep               bool
 		Reclaim            volume.Reclaim
+		Share              string
 	}
 	var got []part
 	for _, v := range p.records {
-		got = append(got, part{v.Name.String(), v.Path.String(), v.Export.Path, v.Sizing, v.KeepSnapshots, v.Reclaim})
+		got = append(got, part{v.Name.String(), v.Path.String(), v.Export.Path, v.Sizing, v.KeepSnapshots, v.Reclaim, v.Share})
 		if v.Origin != "zfs-provisioner" || v.State != volume.StateReady || !v.Published || v.Cluster != "cluster-1" || v.Size != 1<<20 || v.Claim.Namespace != "team" {
 			t.Errorf("the record is %+v", v)
 		}
 	}
 	if diff := cmp.Diff([]part{
-		{"pvc-1", "pvc-1", "/tank/volumes/pvc-1", volume.SizingBoth, true, volume.ReclaimDelete},
-		{"pvc-2", "pvc-2", "/tank/volumes/pvc-2", volume.SizingBoth, true, volume.ReclaimRetain},
-		{"pvc-3", "pvc-3", "/tank/volumes/pvc-3", volume.SizingQuota, true, volume.ReclaimDelete},
-		{"pvc-4", "pvc-4", "/tank/volumes/pvc-4", volume.SizingBoth, false, volume.ReclaimDelete},
+		{"pvc-1", "pvc-1", "/tank/volumes/pvc-1", volume.SizingBoth, true, volume.ReclaimDelete, ""},
+		{"pvc-2", "pvc-2", "/tank/volumes/pvc-2", volume.SizingBoth, true, volume.ReclaimRetain, "off"},
+		{"pvc-3", "pvc-3", "/tank/volumes/pvc-3", volume.SizingQuota, true, volume.ReclaimDelete, "rw=@192.168.0.0/16"},
+		{"pvc-4", "pvc-4", "/tank/volumes/pvc-4", volume.SizingBoth, false, volume.ReclaimDelete, ""},
 	}, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

@@ -66,6 +66,9 @@ const (
 	zfsMetricsPort          = "8080"
 	zfsSSHFolder            = "/home/zfs/.ssh"
 	zfsMode            Mode = 0o755 // as zfs makes the directory
+	// The successor's own.
+	successorShareOptions      = "on"
+	successorMode         Mode = 0o775
 )
 
 // Host is the host that a program runs on.
@@ -146,7 +149,7 @@ func (e zfsEnvironment) pool() (Pool, error) {
 	}
 	p := Pool{
 		Name: "zfs", Provisioner: e.provisioner(),
-		ZFS: &ZFS{Dataset: e.env(envZFSParent), WidenAccessModes: e.env(envZFSInstance) != ""}, Adopt: AdoptZFSProvisioner, Exporter: ExporterZFSShare,
+		ZFS: &ZFS{Dataset: e.env(envZFSParent), WidenAccessModes: e.successor()}, Adopt: AdoptZFSProvisioner, Exporter: ExporterZFSShare,
 		ReclaimPolicy: e.env(envZFSReclaimPolicy), Defaults: Defaults{Mode: mode, OnDelete: volume.OnDeleteDelete},
 	}
 	export, err := e.boolean(envZFSExport, true)
@@ -173,11 +176,20 @@ func (e zfsEnvironment) provisioner() string {
 	return cmp.Or(e.env(envZFSName), e.env(envZFSInstance), zfsProvisionerName)
 }
 
+// successor says whether the program was the one that works over ssh: its chart always sets this.
+func (e zfsEnvironment) successor() bool { return e.env(envZFSInstance) != "" }
+
 func (e zfsEnvironment) shareOptions() string {
-	if subnet := e.env(envZFSShareSubnet); subnet != "" && e.env(envZFSShareOptions) == "" {
+	options, subnet := e.env(envZFSShareOptions), e.env(envZFSShareSubnet)
+	switch {
+	case options != "":
+		return options
+	case subnet != "":
 		return "rw=@" + subnet
+	case e.successor():
+		return successorShareOptions
 	}
-	return cmp.Or(e.env(envZFSShareOptions), zfsShareOptions)
+	return zfsShareOptions
 }
 
 // hostname is the server's address in PersistentVolumes. In a pod whose address is known by
@@ -221,6 +233,9 @@ func (e zfsEnvironment) boolean(name string, usual bool) (bool, error) {
 func (e zfsEnvironment) mode() (Mode, error) {
 	switch value := e.env(envZFSMod); value {
 	case "":
+		if e.successor() {
+			return successorMode, nil
+		}
 		return zfsMode, nil
 	case "g+w":
 		return 0o775, nil

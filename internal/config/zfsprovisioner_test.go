@@ -67,6 +67,7 @@ func TestZFSProvisionerVariables(t *testing.T) {
 		return what(fromZFS(t, append([]string{parent}, variables...)...))
 	}
 	share := func(c config.Config) string { return c.Pools[0].ZFS.ShareOptions }
+	mode := func(c config.Config) string { return fmt.Sprintf("%#o", uint32(c.Pools[0].Defaults.Mode)) }
 	name := func(c config.Config) string { return c.Pools[0].Provisioner }
 	kind := func(c config.Config) string {
 		return strings.TrimSpace(c.Pools[0].Exporter + " " + c.Pools[0].ZFS.VolumeType + " " + c.Pools[0].ZFS.Node)
@@ -76,6 +77,9 @@ func TestZFSProvisionerVariables(t *testing.T) {
 		{"name", get(name, "ZFS_PROVISIONER_NAME=gentics.com/zfs-mirror"), "gentics.com/zfs-mirror"},
 		{"instance", get(name, "ZFS_PROVISIONER_INSTANCE=pv.kubernetes.io/zfs"), "pv.kubernetes.io/zfs"},
 		{"access modes", get(func(c config.Config) string { return fmt.Sprint(c.Pools[0].ZFS.WidenAccessModes) }, "ZFS_PROVISIONER_INSTANCE=a/b"), "true"},
+		{"the successor's way to share", get(share, "ZFS_PROVISIONER_INSTANCE=a/b"), "on"},
+		{"another one", get(share, "ZFS_PROVISIONER_INSTANCE=a/b", "ZFS_SHARE_SUBNET=10.1.0.0/16"), "rw=@10.1.0.0/16"},
+		{"the successor's mode", get(mode, "ZFS_PROVISIONER_INSTANCE=a/b"), "0775"},
 		{"no export", get(kind, "ZFS_ENABLE_EXPORT=false"), "none local node-1"},
 		{"no export in a pod", get(kind, "ZFS_ENABLE_EXPORT=false", "NODE_NAME=n2"), "none local n2"},
 		{"export", get(kind, "ZFS_ENABLE_EXPORT=true", "ZFS_CREATE_UNIQUE_NAME=true"), "zfsshare nfs"},
@@ -86,8 +90,8 @@ func TestZFSProvisionerVariables(t *testing.T) {
 		{"metrics", get(func(c config.Config) string { return c.HTTP.Listen }, "ZFS_METRICS_ADDR=10.0.0.1", "ZFS_METRICS_PORT=1"), "10.0.0.1:1"},
 		{"debug", get(func(c config.Config) string { return c.Log.Level }, "ZFS_DEBUG=true"), "debug"},
 		{"in a pod", get(func(c config.Config) string { return c.Server.Hostname }, "POD_IP=10.2.3.4"), ""},
-		{"mode", get(func(c config.Config) string { m, _ := c.Pools[0].Defaults.Mode.MarshalJSON(); return string(m) }, "ZFS_MOD=g+w"), `"0775"`},
-		{"mode in octal", get(func(c config.Config) string { m, _ := c.Pools[0].Defaults.Mode.MarshalJSON(); return string(m) }, "ZFS_MOD=2770"), `"2770"`},
+		{"mode", get(mode, "ZFS_MOD=g+w"), "0775"},
+		{"mode in octal", get(mode, "ZFS_PROVISIONER_INSTANCE=a/b", "ZFS_MOD=2770"), "02770"},
 	} {
 		if c.got != c.want {
 			t.Errorf("%s: got %q, want %q", c.what, c.got, c.want)

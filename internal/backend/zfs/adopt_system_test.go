@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/berth-storage/berth/internal/backend/zfs"
+	"github.com/berth-storage/berth/internal/export"
 	"github.com/berth-storage/berth/internal/volume"
 	"github.com/berth-storage/berth/internal/volume/volumetest"
 	"github.com/berth-storage/berth/test/zfsfuse"
@@ -106,6 +107,28 @@ func TestAdoptedDatasetIsAVolume(t *testing.T) {
 		}
 		if names, err := b.Folders(t.Context()); err != nil || len(names) > 0 {
 			t.Errorf("left are %v, %v", names, err)
+		}
+	}
+}
+
+// Whatever the pool's own share is, clients go on to mount what they had mounted before.
+func TestAdoptedDatasetsAreSharedAsBefore(t *testing.T) {
+	dataset := parent(t)
+	b := open(t, zfs.Options{Dataset: dataset, Local: true, Share: "rw"})
+	var want []export.Export
+	for name, share := range map[string]string{"pvc-1": "ro", "pvc-2": "off"} {
+		zfsRun(t, "create", dataset+"/"+name)
+		_, _ = zfsfuse.Run("zfs", "set", "sharenfs="+share, dataset+"/"+name) // zfs-fuse has nobody to share by, and says so
+		v := foreign(t, name, name)
+		v.Share = share
+		want = append(want, adopt(t, b, v).AsExport(export.Clients{}))
+	}
+	if err := b.Sharer().Sync(t.Context(), want); err != nil {
+		t.Error(err)
+	}
+	for name, share := range map[string]string{"pvc-1": "ro", "pvc-2": "off"} {
+		if got := property(t, "sharenfs", dataset+"/"+name); got != share {
+			t.Errorf("sharenfs of %s is %s, and was %s", name, got, share)
 		}
 	}
 }
