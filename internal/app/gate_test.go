@@ -3,6 +3,8 @@ package app
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -13,9 +15,13 @@ import (
 type hungHost struct{ asked []string }
 
 func (h *hungHost) Output(ctx context.Context, argv []string) ([]byte, error) {
-	h.asked = append(h.asked, argv[0])
+	h.asked = append(h.asked, strings.Join(argv, " "))
 	<-ctx.Done()
 	return nil, context.Cause(ctx)
+}
+
+func (h *hungHost) Probe(ctx context.Context, argv []string) ([]byte, error) {
+	return h.Output(ctx, append([]string{"probe of"}, argv...))
 }
 
 func TestGateEndsWaitingForAHostThatDoesNotAnswer(t *testing.T) {
@@ -41,7 +47,7 @@ func TestGateEndsWaitingForAHostThatDoesNotAnswer(t *testing.T) {
 
 		asking, cancel := context.WithCancel(passGate(t.Context()))
 		go func() {
-			_, err := g.Output(asking, []string{"probe"})
+			_, err := g.Output(asking, []string{"get"})
 			done <- err
 		}()
 		synctest.Wait()
@@ -59,7 +65,7 @@ func TestGateEndsWaitingForAHostThatDoesNotAnswer(t *testing.T) {
 				t.Errorf("got error %v", err)
 			}
 		}
-		if len(h.asked) != 3 || h.asked[0] != "create" || h.asked[1] != "probe" || h.asked[2] != "list" {
+		if !slices.Equal(h.asked, []string{"create", "probe of get", "probe of list"}) {
 			t.Errorf("the host was asked for %q", h.asked)
 		}
 	})

@@ -32,7 +32,7 @@ var (
 // Format says how the PersistentVolumes of a pool, and so its volumes, are named.
 type Format struct{ text string }
 
-// Parse reads a text with words in braces, as pvmanager's pvFormat has
+// Parse reads a text with words in braces, as pvmanager's pvNameFormat has
 // them: {sc} or {class}, {pvmanager.wimsey.us/pvc-namespace} or {namespace},
 // {pvmanager.wimsey.us/pvc-name} or {name}, and {PVMANAGER-PV-TAG} or {tag}, eight
 // characters of the claim's uid, which it must have: two claims of one name, of which one is
@@ -74,7 +74,7 @@ type Claim struct{ Class, Namespace, Name, UID string }
 func (f Format) Name(c Claim) (volume.Name, error) {
 	name := f.fill(c.Class, c.Namespace, c.Name, c.UID[:min(8, len(c.UID))])
 	if len(name) > maxLength {
-		return volume.Name{}, fmt.Errorf("%w: the name that pvFormat gives this claim's PersistentVolume has %d characters, and may have %d: choose a shorter name for the claim",
+		return volume.Name{}, fmt.Errorf("%w: the name that pvNameFormat gives this claim's PersistentVolume has %d characters, and may have %d: choose a shorter name for the claim",
 			volume.ErrInvalid, len(name), maxLength)
 	}
 	return volume.ParseName(name)

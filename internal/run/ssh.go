@@ -77,7 +77,8 @@ type SSH struct {
 	o       SSHOptions
 	address string
 	auth    []ssh.AuthMethod
-	slots   chan struct{} // taken by each command that runs there
+	slots   chan struct{} // taken by each command that runs there,
+	spare   chan struct{} // but those of Probe
 	lost    chan struct{}
 	alive   context.Context // until Close cuts whatever there is
 	cut     context.CancelFunc
@@ -94,7 +95,7 @@ func NewSSH(o SSHOptions) (*SSH, error) {
 	if err != nil {
 		return nil, err
 	}
-	slots := o.Sessions
+	slots := o.Sessions - 1 // the spare one
 	if len(o.Lock) > 0 {
 		slots-- // it has a session of its own
 	}
@@ -103,7 +104,7 @@ func NewSSH(o SSHOptions) (*SSH, error) {
 	}
 	h := &SSH{
 		o: o, address: net.JoinHostPort(o.Host, strconv.Itoa(o.Port)), auth: auth,
-		slots: make(chan struct{}, slots), lost: make(chan struct{}),
+		slots: make(chan struct{}, slots), spare: make(chan struct{}, 1), lost: make(chan struct{}),
 	}
 	h.alive, h.cut = context.WithCancel(context.Background())
 	return h, nil
@@ -115,17 +116,27 @@ func NewSSH(o SSHOptions) (*SSH, error) {
 // one as POSIX describes it. A command that takes longer than the limit is left
 // to itself, after an attempt to kill it: it may go on.
 func (h *SSH) Output(ctx context.Context, argv []string) ([]byte, error) {
+	return h.output(ctx, argv, h.slots)
+}
+
+// Probe is Output for a question whose answer shows that the host answers: it waits for no command but
+// another Probe, however many there are and however long they take.
+func (h *SSH) Probe(ctx context.Context, argv []string) ([]byte, error) {
+	return h.output(ctx, argv, h.spare)
+}
+
+func (h *SSH) output(ctx context.Context, argv []string, slots chan struct{}) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, h.o.Limit)
 	defer cancel()
 	program := path.Base(argv[0]) + " on " + h.o.Host
 	select {
-	case h.slots <- struct{}{}:
+	case slots <- struct{}{}:
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%s: %w: the commands before it take too long: %w", program, ErrNotStarted, context.Cause(ctx))
 	}
 	c := &call{program: program, line: h.line(argv), done: make(chan struct{})}
 	go func() {
-		defer func() { <-h.slots }()
+		defer func() { <-slots }()
 		c.out, c.err = h.run(ctx, c)
 		close(c.done)
 	}()

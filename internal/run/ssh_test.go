@@ -129,7 +129,7 @@ func TestSSHSessionsAreLimited(t *testing.T) {
 		exit(c, 0)
 	})
 	o := s.options()
-	o.Sessions = 3
+	o.Sessions = 4
 	h := newSSH(t, o)
 	var all sync.WaitGroup
 	for range 50 {
@@ -142,6 +142,35 @@ func TestSSHSessionsAreLimited(t *testing.T) {
 	all.Wait()
 	if most.Load() > 3 {
 		t.Errorf("%d commands at a time", most.Load())
+	}
+}
+
+// Whether the host answers is not told by how long the commands take that it was given.
+func TestSSHProbeWaitsForNoCommand(t *testing.T) {
+	begun := make(chan struct{})
+	s := serve(t, func(line string, c ssh.Channel) {
+		if strings.HasSuffix(line, "'zfs'") {
+			close(begun)
+			return // never ends
+		}
+		exit(c, 0)
+	})
+	o := s.options()
+	o.Sessions = 2
+	h := newSSH(t, o)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() {
+		_, err := h.Output(ctx, []string{"zfs"})
+		done <- err
+	}()
+	<-begun
+	if _, err := h.Probe(t.Context(), []string{"true"}); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("the command ended with %v", err)
 	}
 }
 
@@ -248,7 +277,7 @@ func TestSSHKeys(t *testing.T) {
 		{func(o *run.SSHOptions) { o.KeyFile = "/nonexistent" }, "no such file"},
 		{func(o *run.SSHOptions) { o.Key = []byte("nonsense") }, "the private key, for 127.0.0.1"},
 		{func(o *run.SSHOptions) { o.Password = "" }, "neither a private key nor a password"},
-		{func(o *run.SSHOptions) { o.Sessions = 1; o.Lock = []string{"lock"} }, "too few"},
+		{func(o *run.SSHOptions) { o.Sessions = 2; o.Lock = []string{"lock"} }, "too few"},
 	} {
 		o := s.options()
 		c.set(&o)

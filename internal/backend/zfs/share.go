@@ -79,7 +79,7 @@ func (s Sharer) publish(ctx context.Context, v volume.Volume, d *dataset) error 
 		return nil
 	}
 	if _, err := s.b.zfs(ctx, "share", d.name); err != nil && !said(err, saysShared) {
-		return refusal(err)
+		return refusal(err, share)
 	}
 	s.b.setShared(d.name, share)
 	return nil
@@ -89,18 +89,23 @@ func (s Sharer) publish(ctx context.Context, v volume.Volume, d *dataset) error 
 func (s Sharer) set(ctx context.Context, d *dataset, share string) error {
 	s.b.setShared(d.name, off)
 	if _, err := s.b.zfs(ctx, "set", "sharenfs="+share, d.name); err != nil {
-		return refusal(err)
+		return refusal(err, share)
 	}
 	s.b.setShared(d.name, share)
 	return nil
 }
 
-// refusal gives an error its meaning to who asks a server.
-func refusal(err error) error {
-	if _, refused := errors.AsType[*run.ExitError](err); refused {
+// refusal gives an error its meaning to who asks a server. zfs does not say why it cannot share.
+func refusal(err error, share string) error {
+	_, refused := errors.AsType[*run.ExitError](err)
+	switch {
+	case !refused:
+		return err
+	case share == off || said(err, saysMissing):
 		return fmt.Errorf("%w: %w", export.ErrRefused, err)
 	}
-	return err
+	return fmt.Errorf("%w: %w: see whether an NFS server is installed on that host and runs, and knows the share options %q",
+		export.ErrRefused, err, share)
 }
 
 // Withdraw implements export.Server.

@@ -333,8 +333,9 @@ func TestCreatedButNotSharedIsFinishedByTheRetry(t *testing.T) {
 	}
 	s := volumetest.Spec(t, "pvc-1")
 	for range 2 {
-		if _, err := manager(b, b.Sharer()).Create(t.Context(), s); !errors.Is(err, export.ErrRefused) || !strings.Contains(err.Error(), "exportfs") {
-			t.Errorf("got error %v, want the reason", err)
+		if _, err := manager(b, b.Sharer()).Create(t.Context(), s); !errors.Is(err, export.ErrRefused) ||
+			!strings.Contains(err.Error(), "exportfs") || !strings.Contains(err.Error(), `whether an NFS server is installed on that host and runs, and knows the share options "on"`) {
+			t.Errorf("got error %v, want the reason, and what to do", err)
 		}
 	}
 	made, err := b.Get(t.Context(), s.Name)
