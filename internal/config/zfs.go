@@ -112,16 +112,9 @@ func (z *ZFS) complete(exporter string) {
 
 var (
 	// As in zfs(8), but for spaces.
-	datasetName  = regexp.MustCompile(`^[A-Za-z][-A-Za-z0-9_.:]*(/[-A-Za-z0-9_.:]+)*$`)
-	propertyName = regexp.MustCompile(`^[a-z0-9][-a-z0-9_.:]*$`)
-	userName     = regexp.MustCompile(`^[A-Za-z0-9_][-A-Za-z0-9_.]*\$?$`)
+	datasetName = regexp.MustCompile(`^[A-Za-z][-A-Za-z0-9_.:]*(/[-A-Za-z0-9_.:]+)*$`)
+	userName    = regexp.MustCompile(`^[A-Za-z0-9_][-A-Za-z0-9_.]*\$?$`)
 )
-
-// ownProperties are set by Berth itself, by other keys or by the claim.
-var ownProperties = map[string]string{
-	"sharenfs": "zfs.shareOptions says it", "refquota": "zfs.sizing and the claim say it", "refreservation": "zfs.sizing and the claim say it",
-	"mountpoint": "a volume's is below its parent's", "canmount": "volumes are mounted",
-}
 
 // validateZFS checks a pool of datasets.
 func (p Pool) validateZFS() error {
@@ -169,14 +162,10 @@ func checkDataset(name string) error {
 
 func (z ZFS) checkProperties() error {
 	for name, value := range z.Properties {
-		switch why, own := ownProperties[name]; {
-		case own:
-			return fmt.Errorf("zfs.properties: %s: %s", name, why)
-		case strings.HasPrefix(name, "berth:"):
-			return fmt.Errorf("zfs.properties: %s: is Berth's own", name)
-		case !propertyName.MatchString(name):
-			return fmt.Errorf("zfs.properties: %q is not the name of a property like recordsize", name)
-		case value == "" || !exportable(value):
+		if err := zfsproperty.CheckNative(name); err != nil {
+			return fmt.Errorf("zfs.properties: %w", err)
+		}
+		if value == "" || !exportable(value) {
 			return fmt.Errorf("zfs.properties: %s: %q cannot be its value", name, value)
 		}
 	}

@@ -300,13 +300,20 @@ func ConvertZFSProvisioner(m Manifest, env func(string) string, host Host, usage
 		if err != nil {
 			return nil, err
 		}
-		return converted(AdoptZFSProvisioner, c, nil)
+		return converted(AdoptZFSProvisioner, c, e.notes())
 	}
 	c, err := FromZFSProvisioner(m.Args, env, host, usage)
 	if err != nil {
 		return nil, err
 	}
-	return converted(AdoptZFSProvisioner, c, nil)
+	return converted(AdoptZFSProvisioner, c, e.notes())
+}
+
+func (e zfsEnvironment) notes() (notes []string) {
+	if e.env(envZFSSSHPassphrase) != "" {
+		notes = append(notes, "A secret stands in this file, as it stood in "+envZFSSSHPassphrase+". passphraseFile names a file instead.")
+	}
+	return notes
 }
 
 // ZFSProvisionerManifest finds in a manifest how kubernetes-zfs-provisioner is run, and the

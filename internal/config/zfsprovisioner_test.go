@@ -217,6 +217,10 @@ func TestConvertedZFSProvisionerIsTheDropIn(t *testing.T) {
 	if text, err := config.ConvertZFSProvisioner(config.Manifest{}, of("ZFS_PARENT_DATASET=tank"), zfsHost, io.Discard); err != nil || !strings.Contains(string(text), "dataset: tank\n") {
 		t.Errorf("from the environment: error %v\n%s", err, text)
 	}
+	secret := of("ZFS_PARENT_DATASET=tank", "ZFS_SERVER_HOSTNAME=nas", "ZFS_SSH_KEY=/k", "ZFS_SSH_KEY_PASSPHRASE=p")
+	if text, err := config.ConvertZFSProvisioner(config.Manifest{}, secret, zfsHost, io.Discard); err != nil || !strings.Contains(string(text), "# A secret stands in this file") {
+		t.Errorf("with a passphrase: error %v\n%s", err, text)
+	}
 	unknown := strings.Replace(zfsStatefulSet, "value: 10.0.0.3", "valueFrom: {configMapKeyRef: {name: zfs, key: host}}", 1)
 	m, err := config.ZFSProvisionerManifest([]byte(unknown))
 	if err != nil {

@@ -5,6 +5,7 @@ package zfsproperty
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -113,6 +114,32 @@ func (p Property) Allowed() string {
 			"zstd-fast-1 to -10, by tens to -100, -500, -1000"
 	}
 	return strings.Join(p.values, ", ")
+}
+
+// native are names of properties of ZFS, and of users' own ones; see zfsprops(7).
+var native = regexp.MustCompile(`^[a-z][-a-z0-9:._]*$`)
+
+// own are the properties that Berth sets itself, and such as would take a volume out of its place or
+// its sight.
+var own = map[string]string{
+	"mountpoint": "every volume is mounted below its parent", "canmount": "every volume is mounted",
+	"sharenfs": "it follows from the share options", "sharesmb": "volumes are exported by NFS only",
+	"refquota": "it follows from the sizing and the claim's size", "refreservation": "it follows from the sizing and the claim's size",
+	"quota": "it would count snapshots too", "reservation": "it would count snapshots too",
+	"readonly": "volumes are written to", "zoned": "another zone's volumes are out of reach", "jailed": "another jail's volumes are out of reach",
+}
+
+// CheckNative says why the property of that name, in the words of ZFS, cannot be set on volumes; nil if it can.
+func CheckNative(name string) error {
+	switch why := own[name]; {
+	case why != "":
+		return fmt.Errorf("property %s cannot be set: %s", name, why)
+	case strings.HasPrefix(name, "berth:"):
+		return fmt.Errorf("property %.64s cannot be set: it is Berth's own", name)
+	case !native.MatchString(name):
+		return fmt.Errorf("%.64q is not the name of a property of ZFS, like recordsize", name)
+	}
+	return nil
 }
 
 // blockSize gives a size in bytes, because not every zfs(8) reads suffixes alike.

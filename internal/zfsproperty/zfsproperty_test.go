@@ -110,3 +110,19 @@ func TestAnnotations(t *testing.T) {
 		t.Errorf("%s is a property", CloneFrom)
 	}
 }
+
+func TestNativeProperties(t *testing.T) {
+	for _, name := range []string{"recordsize", "acltype", "org.example:note", "com.sun:auto-snapshot"} {
+		if err := CheckNative(name); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, why := range map[string]string{
+		"quota": "count snapshots", "refquota": "sizing", "mountpoint": "below its parent", "readonly": "written to", "berth:record": "Berth's own",
+		"": "not the name", "-o": "not the name", "a b": "not the name", "a=b": "not the name", "a@b": "not the name", "a\nb": "not the name", "Atime": "not the name",
+	} {
+		if err := CheckNative(name); err == nil || !strings.Contains(err.Error(), why) {
+			t.Errorf("%q: got %v, want %q", name, err, why)
+		}
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/berth-storage/berth/internal/volume"
+	"github.com/berth-storage/berth/internal/zfsproperty"
 )
 
 // Runner runs programs on the host that has the pool: zfs, and if that is another host,
@@ -108,26 +109,10 @@ func checkDataset(name string) error {
 	return nil
 }
 
-// native are names of properties of ZFS, and of users' own ones.
-var native = regexp.MustCompile(`^[a-z][a-z0-9:._@-]*$`)
-
-// own are the properties that this package sets itself, and such as would take a volume
-// out of its place or its sight.
-var own = map[string]string{
-	"mountpoint": "every volume is mounted below its parent", "canmount": "every volume is mounted",
-	"sharenfs": "it has a setting of its own", "sharesmb": "volumes are exported by NFS only",
-	"refquota": "it follows from the size", "refreservation": "it follows from the size",
-	"quota": "it would count snapshots too", "reservation": "it would count snapshots too",
-	"readonly": "volumes are written to", "zoned": "another zone's volumes are out of reach", "jailed": "another jail's volumes are out of reach",
-}
-
 func checkSettings(s volume.Settings) error {
 	for name, value := range s.Properties {
-		if why := own[name]; why != "" {
-			return fmt.Errorf("%w: property %s cannot be set: %s", volume.ErrInvalid, name, why)
-		}
-		if !native.MatchString(name) || strings.HasPrefix(name, "berth:") {
-			return fmt.Errorf("%w: %.64q is no property of ZFS that can be set", volume.ErrInvalid, name)
+		if err := zfsproperty.CheckNative(name); err != nil {
+			return fmt.Errorf("%w: %w", volume.ErrInvalid, err)
 		}
 		if value == "" || !printable(value) {
 			return fmt.Errorf("%w: property %s: %.64q is no value", volume.ErrInvalid, name, value)
