@@ -30,7 +30,7 @@ func newClient(t *testing.T) client {
 	n := clients.Add(1)
 	c := client{name: fmt.Sprintf("c%d", n), network: fmt.Sprintf("10.77.%d.0/24", n), server: fmt.Sprintf("10.77.%d.1", n)}
 	// Without an identifier clients of one host name are one client to the server.
-	sh(t, `modprobe nfs
+	vm.Sh(t, `modprobe nfs
 ip netns add $1
 ip link add $1 type veth peer name eth0 netns $1
 ip address add $2.1/24 dev $1

@@ -21,16 +21,6 @@ import (
 
 func TestMain(m *testing.M) { vm.Main(m) }
 
-// sh runs a shell script.
-func sh(t *testing.T, script string, args ...string) string {
-	t.Helper()
-	out, err := vm.Here{}.Run(t.Context(), append([]string{"sh", "-ec", script, "sh"}, args...)...)
-	if err != nil {
-		t.Fatalf("%s: %v", script, err)
-	}
-	return out
-}
-
 // server is an NFS server under test, on port 2049 of all addresses.
 type server struct {
 	export.Server
@@ -98,7 +88,7 @@ func startKernel(t *testing.T) *server {
 	run(t, s)
 	return &server{Server: s, dir: vm.NewFolder(t), restart: func(t *testing.T) {
 		// As the service of Debian does. Ten seconds are the least that the kernel takes.
-		sh(t, `rpc.nfsd 0; exportfs -au; exportfs -f; exportfs -r; rpc.nfsd --grace-time 10 --lease-time 10 4`)
+		vm.Sh(t, `rpc.nfsd 0; exportfs -au; exportfs -f; exportfs -r; rpc.nfsd --grace-time 10 --lease-time 10 4`)
 	}}
 }
 
@@ -124,7 +114,7 @@ func startGanesha(t *testing.T) *server {
 	run(t, s)
 	return &server{Server: s, dir: vm.NewFolder(t), restart: func(t *testing.T) {
 		before := pid(t, o.RunDir)
-		sh(t, `kill -9 "$1"`, before)
+		vm.Sh(t, `kill -9 "$1"`, before)
 		exporttest.Eventually(t, "another server runs", func() bool { return s.Serving() && pid(t, o.RunDir) != before })
 	}}
 }

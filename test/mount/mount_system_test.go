@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-storage/berth/internal/export"
+	"github.com/berth-storage/berth/test/vm"
 )
 
 var versions = []string{"3", "4.0", "4.1", "4.2"}
@@ -109,7 +110,7 @@ func rootSquash(t *testing.T, s *server, a, _ client) {
 			if got := owner(t, dir+"/of-root-"+version); got != c.want {
 				t.Errorf("vers=%s, squash %s: root's file belongs to %d, want %d", version, c.e.Squash, got, c.want)
 			}
-			sh(t, `setpriv --reuid=1000 --regid=1001 --clear-groups touch "$1"`, dir+"/of-user-"+version)
+			vm.Sh(t, `setpriv --reuid=1000 --regid=1001 --clear-groups touch "$1"`, dir+"/of-user-"+version)
 			if got := owner(t, dir+"/of-user-"+version); got != [2]uint32{1000, 1001} {
 				t.Errorf("vers=%s, squash %s: a user's file belongs to %d", version, c.e.Squash, got)
 			}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,7 +53,7 @@ type exporter struct {
 var byGanesha = exporter{
 	name: "ganesha", mountVolumes: true, exportPath: func(string) string { return "/pool" },
 	new: func(t *testing.T, root string, log *slog.Logger) (server, string) {
-		port := freePort(t)
+		port := vm.FreePort(t)
 		s, err := ganesha.New(ganesha.Options{
 			Listen: "127.0.0.1", Port: port, Log: log,
 			StateDir: filepath.Join(root, dir.Private, "ganesha"), RunDir: filepath.Join(t.TempDir(), "run"),
@@ -127,16 +126,6 @@ func serve(t *testing.T, root string, e exporter) *site {
 		t.Fatal(err)
 	}
 	return s
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 func (s *site) create(t *testing.T, name string, squash export.Squash) volume.Volume {

@@ -50,7 +50,7 @@ func contract(t *testing.T, s *server, mount []string) {
 	// Mounted once, as Kubernetes does it for a pod: a mount of its own for each part of the
 	// contract takes longer than that.
 	at := vm.NewFolder(t)
-	sh(t, `mount -t nfs -o "$1" "$2:$3" "$4"`, strings.Join(mount, ","), s.address, s.path, at)
+	vm.Sh(t, `mount -t nfs -o "$1" "$2:$3" "$4"`, strings.Join(mount, ","), s.address, s.path, at)
 	undo(t, `umount "$1"`, at)
 	shares := map[volume.Backend]open{}
 	start := func(t *testing.T, o subdir.Options) volume.Backend {

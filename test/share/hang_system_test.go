@@ -34,7 +34,7 @@ func hangs(t *testing.T, s *server, mount []string, hang, comeBack string) {
 	w := startWorker(t, "", task{Server: s.address, Path: path, Root: vm.NewFolder(t) + "/mounted", MountOptions: mount})
 	w.await(t, "serving ")
 	w.do(t, "create before")
-	sh(t, hang)
+	vm.Sh(t, hang)
 	// One that is begun before anybody knows, and one after.
 	w.order(t, "create during")
 	w.await(t, "away: the share "+s.address+":"+path)
@@ -42,7 +42,7 @@ func hangs(t *testing.T, s *server, mount []string, hang, comeBack string) {
 	if line := w.await(t, "failed create after"); !strings.Contains(line, "volume is busy: the share "+s.address+":"+path) {
 		t.Errorf("it says %q", line)
 	}
-	sh(t, comeBack)
+	vm.Sh(t, comeBack)
 	w.await(t, "available")
 	for _, order := range []string{"create during", "create after", "delete before"} {
 		w.do(t, order)
@@ -54,8 +54,8 @@ func hangs(t *testing.T, s *server, mount []string, hang, comeBack string) {
 		}
 	}
 	// And the end, while it hangs again.
-	sh(t, hang)
-	defer sh(t, comeBack)
+	vm.Sh(t, hang)
+	defer vm.Sh(t, comeBack)
 	w.order(t, "create never")
 	w.stop(t)
 }

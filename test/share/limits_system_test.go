@@ -30,7 +30,7 @@ func TestQuotasOfTheServer(t *testing.T) {
 			s := startKernelAt(t, disk, "no_root_squash")
 			path := s.newShare(t)
 			at := vm.NewFolder(t)
-			sh(t, `mount -t nfs -o vers=4.2 "127.0.0.1:$1" "$2"`, path, at)
+			vm.Sh(t, `mount -t nfs -o vers=4.2 "127.0.0.1:$1" "$2"`, path, at)
 			undo(t, `umount "$1"`, at)
 			b, err := dir.Open(t.Context(), at, dir.Options{Cluster: "west"})
 			if err != nil {

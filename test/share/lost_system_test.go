@@ -20,7 +20,7 @@ func TestAShareThatIsMadeAnew(t *testing.T) {
 			w := startWorker(t, "", task{Server: s.address, Path: path, Root: vm.NewFolder(t) + "/mounted", MountOptions: []string{version}})
 			first := w.await(t, "serving ")
 			w.do(t, "create before")
-			sh(t, `rm -r "$1"; mkdir -m 777 "$1"`, path)
+			vm.Sh(t, `rm -r "$1"; mkdir -m 777 "$1"`, path)
 			w.await(t, "away: the share "+s.address+":"+path+" has to be opened anew")
 			if second := w.await(t, "serving "); second == first {
 				t.Errorf("it is still %s", second)
@@ -36,7 +36,7 @@ func hosts(t *testing.T) (addresses [2]string) {
 	t.Helper()
 	for i, name := range []string{"h1", "h2"} {
 		network := fmt.Sprint("10.78.", i+1)
-		sh(t, `modprobe nfs
+		vm.Sh(t, `modprobe nfs
 ip netns add "$1"
 ip link add "$1" type veth peer name eth0 netns "$1"
 ip address add "$2.1/24" dev "$1"
@@ -84,12 +84,12 @@ func TestALockThatTheServerGaveAway(t *testing.T) {
 			first := a.await(t, "serving ")
 			b := startWorker(t, "h2", task{Server: servers[1], Path: path, Root: vm.NewFolder(t) + "/mounted", Standby: true, MountOptions: strings.Split(mount, ",")})
 			b.await(t, "standing by: process ")
-			sh(t, `iptables-legacy -I INPUT -i h1 -j DROP`)
+			vm.Sh(t, `iptables-legacy -I INPUT -i h1 -j DROP`)
 			a.await(t, "away: ")
 			a.order(t, "create during")
 			b.await(t, "serving ")
 			b.do(t, "create one")
-			sh(t, `iptables-legacy -D INPUT -i h1 -j DROP`)
+			vm.Sh(t, `iptables-legacy -D INPUT -i h1 -j DROP`)
 			a.await(t, "away: the share "+servers[0]+":"+path+" has to be opened anew")
 			a.await(t, "away: the share "+servers[0]+":"+path+": pool root ") // in use by
 			b.stop(t)
@@ -115,12 +115,12 @@ func TestALockThatWasAnothersMeanwhile(t *testing.T) {
 			first := a.await(t, "serving ")
 			b := startWorker(t, "h2", task{Server: servers[1], Path: path, Root: vm.NewFolder(t) + "/mounted", Standby: true, MountOptions: strings.Split(mount, ",")})
 			b.await(t, "standing by: process ")
-			sh(t, `iptables-legacy -I INPUT -i h1 -j DROP`)
+			vm.Sh(t, `iptables-legacy -I INPUT -i h1 -j DROP`)
 			a.await(t, "away: ")
 			b.await(t, "serving ")
 			b.do(t, "create one")
 			b.stop(t)
-			sh(t, `iptables-legacy -D INPUT -i h1 -j DROP`)
+			vm.Sh(t, `iptables-legacy -D INPUT -i h1 -j DROP`)
 			a.await(t, "away: the share "+servers[0]+":"+path+" has to be opened anew")
 			if again := a.await(t, "serving "); again != first {
 				t.Errorf("the pool was %s, is %s", first, again)

@@ -24,16 +24,6 @@ func TestMain(m *testing.M) {
 	vm.Main(m)
 }
 
-// sh runs a shell script.
-func sh(t *testing.T, script string, args ...string) string {
-	t.Helper()
-	out, err := vm.Here{}.Run(t.Context(), append([]string{"sh", "-ec", script, "sh"}, args...)...)
-	if err != nil {
-		t.Fatalf("%s: %v", script, err)
-	}
-	return out
-}
-
 // undo runs a shell script at the end of a test.
 func undo(t *testing.T, script string, args ...string) {
 	t.Helper()
@@ -73,7 +63,7 @@ func startGanesha(t *testing.T) *server {
 	t.Helper()
 	// The kernel's has the port else. Its mountd is started again with it: by then this
 	// server has told rpcbind that there is none.
-	sh(t, `modprobe nfs
+	vm.Sh(t, `modprobe nfs
 ! mountpoint -q /proc/fs/nfsd || rpc.nfsd 0
 if p=$(pidof rpc.mountd); then kill $p; while [ -d /proc/$p ]; do sleep 0.1; done; fi`)
 	folder := vm.NewFolder(t)
@@ -93,7 +83,7 @@ if p=$(pidof rpc.mountd); then kill $p; while [ -d /proc/$p ]; do sleep 0.1; don
 		}
 	})
 	s := &server{address: "127.0.0.1", folder: filepath.Join(folder, "nas"), path: "/nas"}
-	sh(t, `chmod 755 "$1"; mkdir -m 777 "$2"`, folder, s.folder)
+	vm.Sh(t, `chmod 755 "$1"; mkdir -m 777 "$2"`, folder, s.folder)
 	e := export.Export{ID: 1, FSID: export.NewFSID("nas"), Dir: s.folder, Path: s.path, Squash: export.SquashNone}
 	if err := g.Sync(t.Context(), []export.Export{e}); err != nil {
 		t.Fatal(err)
@@ -114,7 +104,7 @@ func startKernelAt(t *testing.T, folder, options string) *server {
 	if err := vm.StartNFSD(t.Context(), vm.Here{}); err != nil {
 		t.Fatal(err)
 	}
-	sh(t, `modprobe nfs; chmod 777 "$1"; exportfs -o "rw,insecure,no_subtree_check,$2" "*:$1"`, folder, options)
+	vm.Sh(t, `modprobe nfs; chmod 777 "$1"; exportfs -o "rw,insecure,no_subtree_check,$2" "*:$1"`, folder, options)
 	undo(t, `exportfs -u "*:$1"; exportfs -f`, folder)
 	return &server{address: "127.0.0.1", folder: folder, path: folder}
 }

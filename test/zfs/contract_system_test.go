@@ -8,6 +8,7 @@ import (
 	"github.com/berth-storage/berth/internal/backend/zfs"
 	"github.com/berth-storage/berth/internal/volume"
 	"github.com/berth-storage/berth/internal/volume/volumetest"
+	"github.com/berth-storage/berth/test/vm"
 )
 
 // The contract of backends, on OpenZFS of this host.
@@ -36,7 +37,7 @@ func TestRandomClones(t *testing.T) {
 			parent := newParent(t)
 			b := open(t, zfs.Options{Dataset: parent, OnClones: on, Sizing: volume.SizingQuota})
 			volumetest.Model(t, b, 2, 25)
-			if left := sh(t, `zfs list -rHo name -t all "$1"`, parent); left != parent+"\n"+parent+"/.berth\n" {
+			if left := vm.Sh(t, `zfs list -rHo name -t all "$1"`, parent); left != parent+"\n"+parent+"/.berth\n" {
 				t.Errorf("what is left:\n%s", left)
 			}
 		})

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-storage/berth/internal/volume"
+	"github.com/berth-storage/berth/test/vm"
 )
 
 // write writes so many MiB, and says whether there was room for all.
@@ -59,10 +60,10 @@ func TestExporters(t *testing.T) {
 				t.Run(version, func(t *testing.T) { s.stopsWritersAtTheSize(t, "pvc-"+version, version) })
 			}
 			// Linux' client keeps open for a minute, on the server, what it could not write: the purge waits.
-			if left := sh(t, `zfs list -d 1 -Ho name "$1"`, s.parent); left != s.parent+"\n"+s.parent+"/.berth\n" {
+			if left := vm.Sh(t, `zfs list -d 1 -Ho name "$1"`, s.parent); left != s.parent+"\n"+s.parent+"/.berth\n" {
 				t.Errorf("the datasets that are left:\n%s", left)
 			}
-			if left := sh(t, `grep -F " /$1/" /proc/self/mounts || :; grep -F "/$1/" /var/lib/nfs/etab || :`, s.parent); left != "" {
+			if left := vm.Sh(t, `grep -F " /$1/" /proc/self/mounts || :; grep -F "/$1/" /var/lib/nfs/etab || :`, s.parent); left != "" {
 				t.Errorf("mounts or exports are left:\n%s", left)
 			}
 		})
@@ -104,7 +105,7 @@ func TestDeletionUnderAClient(t *testing.T) {
 	if err := s.manager.Delete(t.Context(), v.Name, v.Cluster); err != nil {
 		t.Error(err)
 	}
-	if left := sh(t, `grep -F " /$1/" /proc/self/mounts || :`, s.parent); left != "" {
+	if left := vm.Sh(t, `grep -F " /$1/" /proc/self/mounts || :`, s.parent); left != "" {
 		t.Errorf("mounts are left:\n%s", left)
 	}
 	if _, err := os.ReadDir(at); err == nil {
@@ -140,7 +141,7 @@ func TestRestartUnderAClient(t *testing.T) {
 			if err := f.Close(); err != nil {
 				t.Fatal(err)
 			}
-			if got := sh(t, `cat "$1/file"`, v.Dir); got != "data" {
+			if got := vm.Sh(t, `cat "$1/file"`, v.Dir); got != "data" {
 				t.Errorf("the file has %q", got)
 			}
 			unmountNow()
@@ -153,8 +154,8 @@ func TestClonesOverNFS(t *testing.T) {
 	s := serve(t, newParent(t), byZFS)
 	source := s.create(t, "pvc-source")
 	from, _ := s.mountNFS(t, source, "4.2")
-	sh(t, `head -c 5000000 /dev/urandom >"$1/a"; mkdir "$1/d"; head -c 100000 /dev/urandom >"$1/d/b"; sync -f "$1/a"`, from)
-	sum := func(at string) string { return sh(t, `cd "$1"; find . -type f | sort | xargs sha256sum`, at) }
+	vm.Sh(t, `head -c 5000000 /dev/urandom >"$1/a"; mkdir "$1/d"; head -c 100000 /dev/urandom >"$1/d/b"; sync -f "$1/a"`, from)
+	sum := func(at string) string { return vm.Sh(t, `cd "$1"; find . -type f | sort | xargs sha256sum`, at) }
 	before := sum(from)
 
 	clone := s.create(t, "pvc-clone", func(s *volume.Spec) { s.From = &volume.Source{Volume: source.Name} })
@@ -162,7 +163,7 @@ func TestClonesOverNFS(t *testing.T) {
 	if got := sum(to); got != before {
 		t.Errorf("the clone holds\n%s, its source\n%s", got, before)
 	}
-	sh(t, `echo more >"$1/more"; sync -f "$1/more"`, to)
+	vm.Sh(t, `echo more >"$1/more"; sync -f "$1/more"`, to)
 	if got := sum(from); got != before {
 		t.Errorf("the source has changed with its clone:\n%s", got)
 	}

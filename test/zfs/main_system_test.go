@@ -33,7 +33,7 @@ func newParent(t *testing.T) string {
 		t.Fatal(err)
 	}
 	parent := fmt.Sprintf("%s/pool%d", tank, parents.Add(1))
-	sh(t, `zfs create "$1"`, parent)
+	vm.Sh(t, `zfs create "$1"`, parent)
 	return parent
 }
 
@@ -54,16 +54,6 @@ func open(t *testing.T, o zfs.Options) *zfs.Backend {
 
 func logger(t *testing.T) *slog.Logger {
 	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-}
-
-// sh runs a shell script.
-func sh(t *testing.T, script string, args ...string) string {
-	t.Helper()
-	out, err := vm.Here{}.Run(t.Context(), append([]string{"sh", "-ec", script, "sh"}, args...)...)
-	if err != nil {
-		t.Fatalf("%s: %v", script, err)
-	}
-	return out
 }
 
 // random are so many bytes that cannot be compressed.

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -65,7 +64,7 @@ var byKernel = exporter{
 var byGanesha = exporter{
 	name: "ganesha", exportPath: func(*zfs.Backend) string { return "/pool" },
 	new: func(t *testing.T, _ *zfs.Backend) (export.Server, func(context.Context) error, string) {
-		port, folder := freePort(t), vm.NewFolder(t)
+		port, folder := vm.FreePort(t), vm.NewFolder(t)
 		s, err := ganesha.New(ganesha.Options{
 			Listen: "127.0.0.1", Port: port, Log: logger(t),
 			StateDir: filepath.Join(folder, "state"), RunDir: filepath.Join(folder, "run"),
@@ -85,16 +84,6 @@ func startNFSD(t *testing.T) {
 	if err := vm.StartNFSD(t.Context(), vm.Here{}); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // serve opens the pool at a parent and exports it, until the test ends or stop is called.
@@ -185,7 +174,7 @@ func (s *site) waitPurged(t *testing.T) {
 func (s *site) mountNFS(t *testing.T, v volume.Volume, version string) (at string, unmountNow func()) {
 	t.Helper()
 	at = vm.NewFolder(t)
-	sh(t, `mount -t nfs -o "$1" "127.0.0.1:$2" "$3"`, s.mount+version, v.Export.Path, at)
+	vm.Sh(t, `mount -t nfs -o "$1" "127.0.0.1:$2" "$3"`, s.mount+version, v.Export.Path, at)
 	unmountNow = sync.OnceFunc(func() {
 		if _, err := (vm.Here{}).Run(context.Background(), "umount", at); err != nil {
 			t.Error(err)

@@ -81,7 +81,7 @@ func connect(t *testing.T, keys, parent string) *run.SSH {
 // are there stay what they are.
 func bind(t *testing.T, keys, parent string) {
 	t.Helper()
-	sh(t, `echo "restrict,command=\"sudo -n /usr/local/sbin/berth-zfs $2\" $(cat "$1/key.pub")" >"$1/authorized_keys"`, keys, parent)
+	vm.Sh(t, `echo "restrict,command=\"sudo -n /usr/local/sbin/berth-zfs $2\" $(cat "$1/key.pub")" >"$1/authorized_keys"`, keys, parent)
 }
 
 // The contract of backends, on OpenZFS of another host, with a key that is bound to the script.
@@ -131,7 +131,7 @@ func TestKeyBoundToTheScript(t *testing.T) {
 			t.Errorf("%q gives %q, %v", argv, out, err)
 		}
 	}
-	if got := sh(t, `zfs list -rHo name "$1"`, other); got != other+"\n" {
+	if got := vm.Sh(t, `zfs list -rHo name "$1"`, other); got != other+"\n" {
 		t.Errorf("the other pool is now\n%s", got)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/berth-storage/berth/internal/export"
 	"github.com/berth-storage/berth/test/nfs4"
+	"github.com/berth-storage/berth/test/vm"
 )
 
 // Clients that have a volume of nfs-provisioner mounted go on, and when the volume is
@@ -25,7 +26,7 @@ func TestHandlesOfThePredecessorStayGood(t *testing.T) {
 	if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(filepath.Join(dir, "file"), []byte("data"), 0o644)); err != nil {
 		t.Fatal(err)
 	}
-	before := sh(t, `cat /etc/exports; printf '\n%s *(rw,insecure,no_root_squash,fsid=5)\n' "$1" >>/etc/exports; exportfs -r`, dir)
+	before := vm.Sh(t, `cat /etc/exports; printf '\n%s *(rw,insecure,no_root_squash,fsid=5)\n' "$1" >>/etc/exports; exportfs -r`, dir)
 	t.Cleanup(func() {
 		if err := os.WriteFile("/etc/exports", []byte(before), 0o644); err != nil {
 			t.Error(err)

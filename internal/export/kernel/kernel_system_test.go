@@ -26,20 +26,10 @@ const (
 	ourFile  = folder + "/berth-" + instance + ".exports"
 )
 
-// sh runs a shell script in the guest.
-func sh(t *testing.T, script string, args ...string) string {
-	t.Helper()
-	out, err := vm.Here{}.Run(t.Context(), append([]string{"sh", "-ec", script, "sh"}, args...)...)
-	if err != nil {
-		t.Fatalf("%s: %v", script, err)
-	}
-	return out
-}
-
 // host starts the host's NFS server, which exports a folder of somebody else's.
 func host(t *testing.T) {
 	t.Helper()
-	sh(t, `mkdir -p /srv/foreign; echo '/srv/foreign *(rw,insecure,no_subtree_check,no_root_squash,fsid=65535)' >/etc/exports; exportfs -ra`)
+	vm.Sh(t, `mkdir -p /srv/foreign; echo '/srv/foreign *(rw,insecure,no_subtree_check,no_root_squash,fsid=65535)' >/etc/exports; exportfs -ra`)
 	if err := vm.StartNFSD(t.Context(), vm.Here{}); err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +38,7 @@ func host(t *testing.T) {
 // restartHost does what the service nfs-server of Debian does when it is restarted.
 func restartHost(t *testing.T) {
 	t.Helper()
-	sh(t, `rpc.nfsd 0; exportfs -au; exportfs -f; exportfs -r`)
+	vm.Sh(t, `rpc.nfsd 0; exportfs -au; exportfs -f; exportfs -r`)
 	if err := vm.StartNFSD(t.Context(), vm.Here{}); err != nil {
 		t.Fatal(err)
 	}

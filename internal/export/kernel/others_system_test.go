@@ -17,6 +17,7 @@ import (
 	"github.com/berth-storage/berth/internal/export/exporttest"
 	"github.com/berth-storage/berth/internal/export/kernel"
 	"github.com/berth-storage/berth/test/nfs4"
+	"github.com/berth-storage/berth/test/vm"
 )
 
 // newExports makes n directories and their exports.
@@ -98,7 +99,7 @@ func TestSomebodyElse(t *testing.T) {
 		{"restarts the server", `rpc.nfsd 0; exportfs -au; exportfs -f; exportfs -r; rpc.nfsd 4; echo Y >/proc/fs/nfsd/v4_end_grace`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			sh(t, c.does, e.Dir)
+			vm.Sh(t, c.does, e.Dir)
 			exporttest.Eventually(t, "all is as it was", func() bool {
 				for _, e := range exports {
 					for _, file := range []string{table, ourFile} {
@@ -118,7 +119,7 @@ func TestSomebodyElse(t *testing.T) {
 	if err := s.Withdraw(t.Context(), e); err != nil {
 		t.Error(err)
 	}
-	sh(t, `exportfs -ra`)
+	vm.Sh(t, `exportfs -ra`)
 	if reachable(t, e.Dir) {
 		t.Error("somebody else's exportfs has brought back what was withdrawn")
 	}
@@ -129,7 +130,7 @@ func TestOthersAreLeftAlone(t *testing.T) {
 	host(t)
 	leaveNothing(t)
 	const other = folder + "/other.exports"
-	sh(t, `mkdir -p "/srv/by hand" /srv/other /srv/off
+	vm.Sh(t, `mkdir -p "/srv/by hand" /srv/other /srv/off
 echo '/srv/other 10.0.0.0/8(ro,sync,no_subtree_check,fsid=4242) *.example.com(rw,fsid=4242)' >`+other+`
 echo '/srv/off *(ro,fsid=17)' >>`+other+`
 exportfs -ra
@@ -141,7 +142,7 @@ exportfs -u '*:/srv/off'`)
 		}
 	})
 	foreign := func() string {
-		return sh(t, `cat /etc/exports `+other+`; grep -E '^/srv/(foreign|other|off|by)' `+table)
+		return vm.Sh(t, `cat /etc/exports `+other+`; grep -E '^/srv/(foreign|other|off|by)' `+table)
 	}
 	before := foreign()
 	if strings.Count(before, "\n") != 7 {
@@ -162,7 +163,7 @@ exportfs -u '*:/srv/off'`)
 	if got := foreign(); got != before {
 		t.Errorf("after a restart the others' exports are\n%s", got)
 	}
-	if got := sh(t, `cat `+table); strings.Contains(got, exports[1].Dir) {
+	if got := vm.Sh(t, `cat `+table); strings.Contains(got, exports[1].Dir) {
 		t.Errorf("what is not wanted is still exported:\n%s", got)
 	}
 }
@@ -179,10 +180,10 @@ func TestStartAgain(t *testing.T) {
 			t.Errorf("%s went with its server", e.Dir)
 		}
 	}
-	before := sh(t, `stat -c '%i %y' `+table+` `+ourFile)
+	before := vm.Sh(t, `stat -c '%i %y' `+table+` `+ourFile)
 	_, stop = run(t, exports[:3]...)
 	stop()
-	if got := sh(t, `stat -c '%i %y' `+table+` `+ourFile); got != before {
+	if got := vm.Sh(t, `stat -c '%i %y' `+table+` `+ourFile); got != before {
 		t.Errorf("nothing has changed, and the files were written: %s, %s", before, got)
 	}
 	start(t, exports[2], exports[3])
@@ -201,7 +202,7 @@ func TestOnlyTheFileIsLeft(t *testing.T) {
 	_, stop := run(t, exports...)
 	stop()
 	before := lines(t, ourFile, exports[7].Dir)
-	sh(t, `rpc.nfsd 0; exportfs -au; exportfs -f; rm `+table)
+	vm.Sh(t, `rpc.nfsd 0; exportfs -au; exportfs -f; rm `+table)
 	restartHost(t)
 	for _, e := range exports {
 		if !reachable(t, e.Dir) {
@@ -218,7 +219,7 @@ func TestHostDoesNotServe(t *testing.T) {
 	host(t)
 	leaveNothing(t)
 	exports := newExports(t, 3)
-	sh(t, `rpc.nfsd 0`)
+	vm.Sh(t, `rpc.nfsd 0`)
 	s := start(t, exports[0])
 	if s.Serving() {
 		t.Error("nobody serves, and Serving says so")
@@ -236,7 +237,7 @@ func TestHostDoesNotServe(t *testing.T) {
 	if reachable(t, exports[0].Dir) || !reachable(t, exports[1].Dir) {
 		t.Error("not what is wanted is reachable")
 	}
-	sh(t, `rpc.nfsd 0`)
+	vm.Sh(t, `rpc.nfsd 0`)
 	exporttest.Eventually(t, "it is noticed that the host does not serve", func() bool { return !s.Serving() })
 	restartHost(t)
 }
@@ -251,11 +252,11 @@ func TestWithdrawWithoutMountd(t *testing.T) {
 	if !reachable(t, e.Dir) { // the kernel remembers it from now on
 		t.Fatal("not reachable")
 	}
-	sh(t, `kill -STOP $(pidof rpc.mountd)`)
+	vm.Sh(t, `kill -STOP $(pidof rpc.mountd)`)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	err := s.Withdraw(ctx, e)
 	cancel()
-	sh(t, `kill -CONT $(pidof rpc.mountd)`)
+	vm.Sh(t, `kill -CONT $(pidof rpc.mountd)`)
 	if err == nil || errors.Is(err, export.ErrUnavailable) {
 		t.Errorf("got error %v, want one of unknown outcome", err)
 	}
@@ -369,11 +370,11 @@ func TestAllAtOnce(t *testing.T) {
 		}
 	}
 	for i := range each {
-		sh(t, `mkdir -p "/srv/loop/$1"; exportfs -o "ro,no_subtree_check,fsid=$((1000 + $1))" "*:/srv/loop/$1"`, fmt.Sprint(i))
+		vm.Sh(t, `mkdir -p "/srv/loop/$1"; exportfs -o "ro,no_subtree_check,fsid=$((1000 + $1))" "*:/srv/loop/$1"`, fmt.Sprint(i))
 	}
-	sh(t, `exportfs -ra`)
+	vm.Sh(t, `exportfs -ra`)
 	all.Wait()
-	got := sh(t, `cat `+table)
+	got := vm.Sh(t, `cat `+table)
 	for i, e := range exports {
 		if want := i%each%3 != 0; strings.Contains(got, e.Dir+"\t") != want || reachable(t, e.Dir) != want {
 			t.Errorf("%s is not as it has to be (exported: %t)", e.Dir, want)
