@@ -46,13 +46,8 @@ func (b *Backend) Clone(ctx context.Context, s volume.Spec) (volume.Volume, erro
 	if err != nil {
 		return volume.Volume{}, err
 	}
-	name := b.dataset(s.Name)
-	_, err = b.zfs(ctx, append(append([]string{"clone"}, args...), snapshot, name)...)
-	b.forget(name)
-	switch {
+	switch err := b.make(ctx, v, append(append([]string{"clone"}, args...), snapshot)); {
 	case err == nil:
-		b.seen.mount(name)
-		b.setShared(name, b.share(v))
 		return b.finishClone(ctx, v)
 	case said(err, saysCreated), said(err, saysExists):
 		return b.resume(ctx, s, err)

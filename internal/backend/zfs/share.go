@@ -183,13 +183,5 @@ func (b *Backend) at(ctx context.Context, dir string) (volume.Volume, *dataset, 
 
 // volumes gives the datasets of all volumes that are not discarded, among others.
 func (b *Backend) volumes(ctx context.Context) ([]*dataset, error) {
-	out, err := b.zfs(ctx, get(volumeProperties, "-d1", b.o.Dataset)...)
-	if err != nil {
-		return nil, err
-	}
-	all, err := parse(out)
-	if err != nil {
-		b.o.Log.Warn("a property of a dataset cannot be read", "err", err)
-	}
-	return all, nil
+	return b.told(b.zfs(ctx, get(volumeProperties, "-d1", b.o.Dataset)...))
 }

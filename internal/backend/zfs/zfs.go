@@ -148,19 +148,26 @@ func (b *Backend) Create(ctx context.Context, s volume.Spec) (volume.Volume, err
 	if err != nil {
 		return volume.Volume{}, err
 	}
-	name := b.dataset(s.Name)
-	_, err = b.zfs(ctx, append(append([]string{"create"}, args...), name)...)
-	b.forget(name)
-	switch {
+	switch err := b.make(ctx, v, append([]string{"create"}, args...)); {
 	case err == nil:
-		b.seen.mount(name)
-		b.setShared(name, b.share(v))
 		return b.settle(ctx, v)
 	case said(err, saysCreated), said(err, saysExists):
 		return b.resume(ctx, s, err)
 	default:
 		return volume.Volume{}, b.refused("making", v, err)
 	}
+}
+
+// make makes the dataset of v, by zfs with args before its name.
+func (b *Backend) make(ctx context.Context, v volume.Volume, args []string) error {
+	name := b.dataset(v.Name)
+	_, err := b.zfs(ctx, append(args, name)...)
+	b.forget(name)
+	if err == nil {
+		b.seen.mount(name)
+		b.setShared(name, b.share(v))
+	}
+	return err
 }
 
 // plan is the volume that s asks for, as its first record tells of it.
@@ -272,6 +279,11 @@ func (b *Backend) ask(ctx context.Context, properties []string, names ...string)
 	if exit, refused := errors.AsType[*run.ExitError](err); refused && said(err, saysMissing) {
 		out, err = exit.Stdout, nil
 	}
+	return b.told(out, err)
+}
+
+// told reads what zfs get printed, if err is nil.
+func (b *Backend) told(out []byte, err error) ([]*dataset, error) {
 	if err != nil {
 		return nil, err
 	}
