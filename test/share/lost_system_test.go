@@ -72,6 +72,24 @@ func TestTwoHosts(t *testing.T) {
 	b.stop(t)
 }
 
+// cutOff has h1 work on the share at path, whose pool is first, and h2 stand by, and then no word of h1's
+// come through.
+func cutOff(t *testing.T, servers [2]string, path, mount string) (h1, h2 *worker, first string) {
+	t.Helper()
+	start := func(host, server string, standby bool) *worker {
+		return startWorker(t, host, task{
+			Server: server, Path: path, Root: vm.NewFolder(t) + "/mounted", Standby: standby, MountOptions: strings.Split(mount, ","),
+		})
+	}
+	h1 = start("h1", servers[0], false)
+	first = h1.await(t, "serving ")
+	h2 = start("h2", servers[1], true)
+	h2.await(t, "standing by: process ")
+	vm.Sh(t, `iptables-legacy -I INPUT -i h1 -j DROP`)
+	h1.await(t, "away: ")
+	return h1, h2, first
+}
+
 // A host that was cut off for so long that the server gave its lock to another one
 // stops working when it is back, until that one has ended.
 func TestALockThatTheServerGaveAway(t *testing.T) {
@@ -80,12 +98,7 @@ func TestALockThatTheServerGaveAway(t *testing.T) {
 	for _, mount := range []string{"vers=4.0", "vers=4.2,hard"} {
 		t.Run(mount, func(t *testing.T) {
 			path := s.newShare(t)
-			a := startWorker(t, "h1", task{Server: servers[0], Path: path, Root: vm.NewFolder(t) + "/mounted", MountOptions: strings.Split(mount, ",")})
-			first := a.await(t, "serving ")
-			b := startWorker(t, "h2", task{Server: servers[1], Path: path, Root: vm.NewFolder(t) + "/mounted", Standby: true, MountOptions: strings.Split(mount, ",")})
-			b.await(t, "standing by: process ")
-			vm.Sh(t, `iptables-legacy -I INPUT -i h1 -j DROP`)
-			a.await(t, "away: ")
+			a, b, first := cutOff(t, servers, path, mount)
 			a.order(t, "create during")
 			b.await(t, "serving ")
 			b.do(t, "create one")
@@ -111,12 +124,7 @@ func TestALockThatWasAnothersMeanwhile(t *testing.T) {
 	for _, mount := range []string{"vers=4.0", "vers=4.2,hard"} {
 		t.Run(mount, func(t *testing.T) {
 			path := s.newShare(t)
-			a := startWorker(t, "h1", task{Server: servers[0], Path: path, Root: vm.NewFolder(t) + "/mounted", MountOptions: strings.Split(mount, ",")})
-			first := a.await(t, "serving ")
-			b := startWorker(t, "h2", task{Server: servers[1], Path: path, Root: vm.NewFolder(t) + "/mounted", Standby: true, MountOptions: strings.Split(mount, ",")})
-			b.await(t, "standing by: process ")
-			vm.Sh(t, `iptables-legacy -I INPUT -i h1 -j DROP`)
-			a.await(t, "away: ")
+			a, b, first := cutOff(t, servers, path, mount)
 			b.await(t, "serving ")
 			b.do(t, "create one")
 			b.stop(t)
