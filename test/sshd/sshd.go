@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"testing"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
@@ -130,6 +131,17 @@ func (s *Server) SSH() run.SSHOptions {
 	return run.SSHOptions{
 		Host: address.IP.String(), Port: address.Port, User: s.o.User, KeyFile: s.path("client_key"), KnownHosts: s.path("known_hosts"),
 	}
+}
+
+// Connect gives what runs commands there as o says, until the test ends.
+func Connect(t testing.TB, o run.SSHOptions) *run.SSH {
+	t.Helper()
+	h, err := run.NewSSH(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.Close)
+	return h
 }
 
 func (s *Server) accept(program string) {

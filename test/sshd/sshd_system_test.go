@@ -33,18 +33,8 @@ func start(t *testing.T, o Options) *Server {
 	return s
 }
 
-func connect(t *testing.T, o run.SSHOptions) *run.SSH {
-	t.Helper()
-	h, err := run.NewSSH(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(h.Close)
-	return h
-}
-
 func TestWordsArriveAsTheyAre(t *testing.T) {
-	h := connect(t, start(t, Options{}).SSH())
+	h := Connect(t, start(t, Options{}).SSH())
 	argv := []string{"printf", `%s\n`, "", " ", "it's", `"`, "$HOME", "`id`", `\`, `\'`, "a\nb", "*", "~", "-n", "ü", "!x", "{a,b}", ";#&|<>()", "\t\r\x01"}
 	got, err := h.Output(t.Context(), argv)
 	if want := strings.Join(argv[2:], "\n") + "\n"; err != nil || string(got) != want {
@@ -53,7 +43,7 @@ func TestWordsArriveAsTheyAre(t *testing.T) {
 }
 
 func TestOutcomes(t *testing.T) {
-	h := connect(t, start(t, Options{}).SSH())
+	h := Connect(t, start(t, Options{}).SSH())
 	_, err := h.Output(t.Context(), []string{"sh", "-c", "echo aside; echo no such thing >&2; exit 3"})
 	exit, refused := errors.AsType[*run.ExitError](err)
 	if !refused || exit.Status != 3 || exit.Stderr != "no such thing" || exit.Program != "sh on 127.0.0.1" {
@@ -69,7 +59,7 @@ func TestOutcomes(t *testing.T) {
 }
 
 func TestManyCommandsShareAConnection(t *testing.T) {
-	h := connect(t, start(t, Options{}).SSH())
+	h := Connect(t, start(t, Options{}).SSH())
 	var all sync.WaitGroup
 	for i := range 60 {
 		all.Go(func() {
@@ -84,7 +74,7 @@ func TestManyCommandsShareAConnection(t *testing.T) {
 
 func TestFewerSessionsThanExpected(t *testing.T) {
 	s := start(t, Options{Lines: "MaxSessions 1"})
-	h := connect(t, s.SSH())
+	h := Connect(t, s.SSH())
 	slow := make(chan error)
 	gate := filepath.Join(t.TempDir(), "gate")
 	if err := exec.Command("mkfifo", gate).Run(); err != nil {
@@ -138,7 +128,7 @@ func TestKeys(t *testing.T) {
 				}
 				o := s.SSH()
 				o.KeyFile, o.Passphrase = path, passphrase
-				if _, err := connect(t, o).Output(t.Context(), []string{"true"}); err != nil {
+				if _, err := Connect(t, o).Output(t.Context(), []string{"true"}); err != nil {
 					t.Error(err)
 				}
 				if passphrase == "" {
@@ -158,7 +148,7 @@ func TestKeys(t *testing.T) {
 // What happened to a command whose connection breaks is not known, whether it was done or not.
 func TestCuts(t *testing.T) {
 	s := start(t, Options{})
-	h := connect(t, s.SSH())
+	h := Connect(t, s.SSH())
 	for _, c := range []struct {
 		moment Moment
 		done   bool
@@ -200,7 +190,7 @@ func TestLimit(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.Limit = 500 * time.Millisecond
-	_, err := connect(t, o).Output(t.Context(), []string{"cat", gate})
+	_, err := Connect(t, o).Output(t.Context(), []string{"cat", gate})
 	if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, run.ErrNotStarted) {
 		t.Errorf("got %v", err)
 	}

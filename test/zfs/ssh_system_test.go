@@ -16,6 +16,7 @@ import (
 	"github.com/berth-storage/berth/internal/run"
 	"github.com/berth-storage/berth/internal/volume"
 	"github.com/berth-storage/berth/internal/volume/volumetest"
+	"github.com/berth-storage/berth/test/sshd"
 	"github.com/berth-storage/berth/test/vm"
 )
 
@@ -66,15 +67,10 @@ mkdir -p /run/sshd
 // connect connects to the host of a pool, and has its lock.
 func connect(t *testing.T, keys, parent string) *run.SSH {
 	t.Helper()
-	h, err := run.NewSSH(run.SSHOptions{
+	return sshd.Connect(t, run.SSHOptions{
 		Host: "127.0.0.1", Port: sshPort, User: account, KeyFile: filepath.Join(keys, "key"),
 		KnownHosts: filepath.Join(keys, "known_hosts"), Limit: 5 * time.Minute, Lock: []string{"berth-zfs", "lock", parent},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(h.Close)
-	return h
 }
 
 // bind lets the key in for the script, as docs/zfs-ssh.md says, for one parent. Connections that

@@ -149,19 +149,9 @@ func repository(t *testing.T) string {
 	return path
 }
 
-func connect(t *testing.T, o run.SSHOptions) *run.SSH {
-	t.Helper()
-	client, err := run.NewSSH(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(client.Close)
-	return client
-}
-
 func works(t *testing.T, o run.SSHOptions) {
 	o.Lock = words("berth-zfs lock tank/kubernetes")
-	b, err := zfs.Open(t.Context(), zfs.Options{Dataset: "tank/kubernetes", Runner: connect(t, o)})
+	b, err := zfs.Open(t.Context(), zfs.Options{Dataset: "tank/kubernetes", Runner: sshd.Connect(t, o)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,16 +177,16 @@ func works(t *testing.T, o run.SSHOptions) {
 
 func isLocked(t *testing.T, o run.SSHOptions) {
 	o.Lock = words("berth-zfs lock tank/kubernetes")
-	if _, err := connect(t, o).Output(t.Context(), words("zfs list tank/kubernetes")); err != nil {
+	if _, err := sshd.Connect(t, o).Output(t.Context(), words("zfs list tank/kubernetes")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := connect(t, o).Output(t.Context(), words("zfs list tank/kubernetes")); err == nil || !strings.Contains(err.Error(), "another Berth") {
+	if _, err := sshd.Connect(t, o).Output(t.Context(), words("zfs list tank/kubernetes")); err == nil || !strings.Contains(err.Error(), "another Berth") {
 		t.Errorf("a second one got %v", err)
 	}
 }
 
 func isBound(t *testing.T, o run.SSHOptions) {
-	client := connect(t, o)
+	client := sshd.Connect(t, o)
 	for _, argv := range [][]string{{"id"}, {"sh", "-c", "id"}, words("sudo -n -- id"), words("zfs destroy tank/other"), words("cat /etc/shadow"), words("zfs list")} {
 		_, err := client.Output(t.Context(), argv)
 		if exit, ok := errors.AsType[*run.ExitError](err); !ok || exit.Status != refused {
@@ -248,7 +238,7 @@ func hangs(t *testing.T, o run.SSHOptions) {
 		t.Fatalf("%q, %v", said, err)
 	}
 	o.Lock = words("berth-zfs lock tank/kubernetes")
-	if _, err := connect(t, o).Output(t.Context(), words("zfs list tank/kubernetes")); err == nil || !strings.Contains(err.Error(), "another Berth") {
+	if _, err := sshd.Connect(t, o).Output(t.Context(), words("zfs list tank/kubernetes")); err == nil || !strings.Contains(err.Error(), "another Berth") {
 		t.Errorf("got %v", err)
 	}
 	if err := silent.Wait(); err != nil {
@@ -256,7 +246,7 @@ func hangs(t *testing.T, o run.SSHOptions) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	if _, err := connect(t, o).Output(ctx, words("zfs list tank/kubernetes")); err != nil {
+	if _, err := sshd.Connect(t, o).Output(ctx, words("zfs list tank/kubernetes")); err != nil {
 		t.Errorf("after that: %v", err)
 	}
 }

@@ -55,12 +55,7 @@ func (h *host) connect(t *testing.T) *run.SSH {
 	if h.bound {
 		o.Lock = []string{"berth-zfs", "lock", h.dataset}
 	}
-	client, err := run.NewSSH(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(client.Close)
-	return client
+	return sshd.Connect(t, o)
 }
 
 // kinds are those of hosts: with and without the script.
