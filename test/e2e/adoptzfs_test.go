@@ -230,9 +230,11 @@ func TestAdoptedDatasetsOfPVManager(t *testing.T) {
 			t.Errorf("PersistentVolume %s is %+v, %v; want the policy %s", name, pv, err, want)
 		}
 	}
-	d.deleteClaim("source")
-	d.deleteClaim("kept")
-	d.volumeGone(source.Name)
+	d.whileUnmounted(func() {
+		d.deleteClaim("source")
+		d.deleteClaim("kept")
+		d.volumeGone(source.Name)
+	}, d.parent+"/"+element(2))
 	d.wantFile(element(2), "copy")
 	// Its bytes are those of the clone too.
 	d.until("the source is put aside", func() bool { return slices.Contains(d.below(d.parent), "/.berth/"+source.Name) })

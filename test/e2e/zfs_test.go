@@ -68,6 +68,24 @@ func (s *site) zfs(args ...string) string {
 	return strings.TrimSpace(out)
 }
 
+// whileUnmounted does something with the source of clones that are not mounted meanwhile. zfs-fuse renames no
+// dataset that has mounted ones. It unmounts them itself, but in a thread that is not done when it looks whether
+// they are: it refuses, mounts them again, and may do the same at each try, for minutes.
+func (s *site) whileUnmounted(do func(), clones ...string) {
+	s.t.Helper()
+	each := func(command string) {
+		for _, clone := range clones { // not at once, or zfs-fuse hangs
+			s.until(command+"ing "+clone+", which is busy for a moment", func() bool {
+				_, err := zfsfuse.Run("zfs", command, clone)
+				return err == nil
+			})
+		}
+	}
+	each("unmount")
+	do()
+	each("mount")
+}
+
 // below are the datasets below one, without its name.
 func (s *site) below(parent string) (names []string) {
 	s.t.Helper()

@@ -14,7 +14,7 @@ import (
 )
 
 // A clone holds what its source held, outlives it, and takes it along when it goes. Nobody exports
-// them: unlike OpenZFS, zfs-fuse unmounts the clones of what it renames for a moment.
+// them, because zfs-fuse has to have them unmounted when their source is put aside.
 func TestClonesOfDatasets(t *testing.T) {
 	s := newSite(t, "clones")
 	parent := s.parentDataset("sizing: quota, node: here")
@@ -42,8 +42,10 @@ func TestClonesOfDatasets(t *testing.T) {
 		}
 	}
 	same()
-	s.deleteClaim("data")
-	s.volumeGone(pv.Name)
+	s.whileUnmounted(func() {
+		s.deleteClaim("data")
+		s.volumeGone(pv.Name)
+	}, parent+"/"+copies["copy"].Name, parent+"/"+copies["copied"].Name)
 	same()
 	all, unknown := s.datasets(parent)
 	if len(unknown) > 0 || !slices.ContainsFunc(all, func(v listed) bool { return v.Name == pv.Name && v.State == "discarded" }) {
