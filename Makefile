@@ -46,8 +46,7 @@ lint:
 # Unit tests run with the race detector. Then packages that have tests with the build tag system run with these, two
 # in virtual machines beside one on the host; scripts/gotest knows which are which.
 test: need-root setup lint build ## everything: setup, check, then the tests against real servers; needs root
-	@go run ./test/cluster/devcluster build
-	@go run ./test/vm/run
+	@go run ./test/prepare
 	@echo "unit tests with the race detector, then those against real servers"
 	@go run ./scripts/gotest -system -race -vet=off ./...
 

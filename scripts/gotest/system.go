@@ -21,7 +21,7 @@ const (
 
 // lanes are the arguments of the runs of `go test`, side by side, for the tests with the build tag system. A package
 // without such tests is in none: its tests have run. Those on the host share ports, mounts and rpcbind, so
-// they take turns. What runs in virtual machines is by itself, and mostly waits: two of these at a time.
+// they take turns. A virtual machine shares nothing, and has one processor: two of these at a time.
 func lanes(ctx context.Context) ([][]string, error) {
 	plain, err := list(ctx)
 	if err != nil {

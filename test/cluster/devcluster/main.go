@@ -23,8 +23,6 @@ const usage = `usage: devcluster COMMAND [flags]
   up            start the cluster; if it runs already, say so
   down          stop the cluster and keep its data for the next up
   kubectl-path  print the path of the kubectl of the cluster
-  build         build the control plane now (up does it if need be), and the kubelet of
-                the tests' node, and print their paths
 
 The cluster has no nodes: it stores objects and runs controllers, but no pods.
 It listens on loopback only. "devcluster COMMAND -h" lists the flags.
@@ -78,8 +76,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		do = func() error { return down(ctx, *dir, *purge, stdout) }
 	case "kubectl-path":
 		do = func() error { return kubectlPath(*dir, stdout) }
-	case "build":
-		do = func() error { return build(ctx, stdout, stderr) }
 	case "help", "-h", "-help", "--help":
 		fmt.Fprint(stdout, usage)
 		return nil
@@ -153,17 +149,5 @@ func kubectlPath(dir string, stdout io.Writer) error {
 		return fmt.Errorf("there is no cluster in %s, start one with up: %w", dir, err)
 	}
 	fmt.Fprintln(stdout, path)
-	return nil
-}
-
-// build makes sure that the binaries are there.
-func build(ctx context.Context, stdout, stderr io.Writer) error {
-	for _, binary := range []func(context.Context, io.Writer) (string, error){cluster.Binary, cluster.Kubelet} {
-		path, err := binary(ctx, stderr)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintln(stdout, path)
-	}
 	return nil
 }

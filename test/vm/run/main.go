@@ -1,6 +1,5 @@
 // Command run runs a command in a test VM of its own, to try things out by hand; see
-// package test/vm. With -zfs the VM has OpenZFS. Without a command it only makes sure that
-// the VM's image and OpenZFS are there, which takes up to ten minutes the first time.
+// package test/vm. With -zfs the VM has OpenZFS.
 package main
 
 import (
@@ -37,11 +36,7 @@ func run(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	if flags.NArg() == 0 {
-		if _, err := vm.Image(ctx, os.Stderr); err != nil {
-			return err
-		}
-		_, err := vm.OpenZFS(ctx, os.Stderr)
-		return err
+		return errors.New("usage: run [-zfs] COMMAND [ARGUMENT ...]")
 	}
 	g, err := vm.Start(ctx, vm.Options{ZFS: *zfs, Log: os.Stderr})
 	if err != nil {
