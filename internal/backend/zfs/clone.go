@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 
 	"github.com/berth-storage/berth/internal/volume"
@@ -38,6 +39,9 @@ func (b *Backend) Clone(ctx context.Context, s volume.Spec) (volume.Volume, erro
 	if err != nil {
 		return volume.Volume{}, fmt.Errorf("volume %s: what it shall be cloned from: %w", s.Name, err)
 	}
+	if s.Settings.Properties, err = b.unfixed(ctx, s, d.name); err != nil {
+		return volume.Volume{}, err
+	}
 	snapshot := d.name + clonePrefix + s.Name.String()
 	if err := b.snapshot(ctx, s.Name, snapshot); err != nil {
 		return volume.Volume{}, b.refused("cloning", v, err)
@@ -56,6 +60,38 @@ func (b *Backend) Clone(ctx context.Context, s volume.Spec) (volume.Volume, erro
 	default:
 		return volume.Volume{}, errors.Join(b.refused("cloning", v, err), b.destroySnapshot(ctx, snapshot))
 	}
+}
+
+// fixed are the properties that a file system has for life, so that a clone has its origin's.
+var fixed = []string{"casesensitivity", "normalization", "utf8only"}
+
+// unfixed gives the properties that s asks for in a clone of source, without those that it has from there.
+func (b *Backend) unfixed(ctx context.Context, s volume.Spec, source string) (map[string]string, error) {
+	kept, asked := maps.Clone(s.Settings.Properties), []string(nil)
+	for _, name := range fixed {
+		if _, has := kept[name]; has {
+			asked = append(asked, name)
+		}
+	}
+	if len(asked) == 0 {
+		return kept, nil
+	}
+	all, err := b.ask(ctx, asked, source)
+	if err != nil {
+		return nil, fmt.Errorf("volume %s: what it shall be cloned from: %w", s.Name, err)
+	}
+	d := find(all, source)
+	if d == nil {
+		return nil, fmt.Errorf("%w: volume %s: what it shall be cloned from is gone: %s", volume.ErrNotFound, s.Name, source)
+	}
+	for _, name := range asked {
+		if has := d.value(name); has != kept[name] {
+			return nil, fmt.Errorf("%w: volume %s: a clone has the %s of what it is cloned from, which is %s and cannot be %s",
+				volume.ErrInvalid, s.Name, name, has, kept[name])
+		}
+		delete(kept, name)
+	}
+	return kept, nil
 }
 
 // snapshot makes one for the clone n. One that an earlier call has made holds what the

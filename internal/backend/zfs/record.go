@@ -68,9 +68,6 @@ func (b *Backend) decode(d *dataset) (v volume.Volume, ours bool, err error) {
 	return v, true, nil
 }
 
-// fixed are the properties that a file system has for life, so that a clone has its origin's.
-var fixed = map[string]bool{"casesensitivity": true, "normalization": true, "utf8only": true}
-
 // options are the arguments of zfs create and zfs clone that make the volume v.
 func (b *Backend) options(v volume.Volume, s volume.Settings, clone bool) ([]string, error) {
 	record, err := encode(v)
@@ -79,7 +76,7 @@ func (b *Backend) options(v volume.Volume, s volume.Settings, clone bool) ([]str
 	}
 	all := map[string]string{}
 	for name, value := range b.o.Properties {
-		if !clone || !fixed[name] {
+		if !clone || !slices.Contains(fixed, name) {
 			all[name] = value
 		}
 	}

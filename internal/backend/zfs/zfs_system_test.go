@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -307,6 +308,29 @@ func TestPropertiesAreSet(t *testing.T) {
 		if _, err := b.Create(t.Context(), s); !errors.Is(err, volume.ErrInvalid) {
 			t.Errorf("%s=%q: got error %v, want %v", property, value, err, volume.ErrInvalid)
 		}
+	}
+}
+
+// Some properties a clone cannot have otherwise than its source; that it has them is no reason to refuse it.
+func TestClonesHaveTheCaseOfTheirSource(t *testing.T) {
+	dataset := parent(t)
+	b := open(t, zfs.Options{Dataset: dataset, Local: true, Properties: map[string]string{"casesensitivity": "sensitive"}})
+	source := volumetest.Spec(t, "pvc-1")
+	source.Settings.Properties = map[string]string{"casesensitivity": "mixed", "atime": "off"}
+	if _, err := b.Create(t.Context(), source); err != nil {
+		t.Fatal(err)
+	}
+	s := volumetest.CloneSpec(t, "pvc-2", "pvc-1")
+	s.Settings.Properties = map[string]string{"casesensitivity": "insensitive"}
+	if _, err := b.Clone(t.Context(), s); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), "which is mixed and cannot be insensitive") {
+		t.Errorf("got error %v", err)
+	}
+	s.Settings.Properties = map[string]string{"casesensitivity": "mixed", "exec": "off"}
+	if _, err := b.Clone(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Fields(zfsRun(t, "get", "-H", "-o", "value", "casesensitivity,exec,atime", dataset+"/pvc-2")); !slices.Equal(got, []string{"mixed", "off", "on"}) {
+		t.Errorf("the clone has %q", got)
 	}
 }
 
