@@ -70,6 +70,9 @@ type pvManagerSSH struct {
 // PVManagerFolder is where a converted configuration expects the files that it names.
 const PVManagerFolder = "/etc/berth/ssh"
 
+// probesListen is where kubelet reaches health by the manifests in deploy/.
+const probesListen = ":9421"
+
 // pvManagerProvisioner is in the StorageClasses of openshift-pvmanager.
 const pvManagerProvisioner = "pvmanager.wimsey.us"
 
@@ -85,6 +88,7 @@ func ConvertPVManager(m PVManager) ([]byte, error) {
 		return nil, fmt.Errorf("storage.yml: %w", err)
 	}
 	c := Default()
+	c.HTTP.Listen = probesListen // it always runs in a pod
 	var notes []string
 	for _, p := range s.StorageProviders {
 		pool, more, err := s.pool(p)

@@ -64,6 +64,9 @@ func TestConvertPVManager(t *testing.T) {
 	if diff := cmp.Diff([]config.Pool{want}, c.Pools); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
+	if c.HTTP.Listen != ":9421" {
+		t.Errorf("the probes of its pod find nothing at %s", c.HTTP.Listen)
+	}
 	for _, note := range []string{
 		"ssh-keyscan -p 22 nas.example.com", "zpool/openshift_basic has to be mounted at /exports/openshift/persistentvolumes/basic", "annotate storageclass basic", "A secret stands in this file",
 	} {
