@@ -426,7 +426,7 @@ func TestSSHLockThatEnds(t *testing.T) {
 func TestSSHCutWhileASessionIsOpened(t *testing.T) {
 	s := serve(t, func(_ string, c ssh.Channel) { exit(c, 0) })
 	o := s.options()
-	o.Limit = 20 * time.Second
+	o.Limit = time.Minute
 	run.NoPause(&o)
 	h := newSSH(t, o)
 	for range 300 {

@@ -22,7 +22,7 @@ const (
 	// stopGrace is the time a component gets to end by itself.
 	stopGrace = 10 * time.Second
 	// killGrace is the time the kernel gets to end a killed process.
-	killGrace = 5 * time.Second
+	killGrace = time.Minute
 )
 
 // identity names one process for good: its number may be given to another

@@ -27,6 +27,9 @@ import (
 // exampleProvisioner is the one that examples/class.yaml names.
 const exampleProvisioner = "example.com/nfs"
 
+// patience is how long a step may take that a machine usually does in seconds.
+const patience = 4 * time.Minute
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx)
@@ -148,7 +151,7 @@ func (t *tour) stopBerth(ctx context.Context) error {
 }
 
 func (t *tour) awaitBerth(ctx context.Context) error {
-	limited, cancel := context.WithTimeout(ctx, time.Minute)
+	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	return t.berth.Ready(limited)
 }
@@ -223,7 +226,7 @@ func (t *tour) letPlay(ctx context.Context) {
 }
 
 func (t *tour) cleanUp(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	step("Cleaning up: with the claim its volume goes")
 	for _, file := range slices.Backward(t.made) {

@@ -17,9 +17,9 @@ import (
 	"github.com/berth-storage/berth/test/tied"
 )
 
-// patience is how long anything may take before a test gives up. It is no measure of
+// Patience is how long anything may take before a test gives up. It is no measure of
 // how long it should take.
-const patience = 4 * time.Minute
+const Patience = 4 * time.Minute
 
 // Daemon is a zfs-fuse of this process alone.
 type Daemon struct {
@@ -61,7 +61,7 @@ func Start(folder string) (d *Daemon, err error) {
 	if d.process, err = tied.Start(cmd); err != nil {
 		return d, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	for {
 		_, err := Run("zpool", "list")
@@ -111,7 +111,7 @@ func Destroy(dataset string) error { return patiently("zfs", "destroy", "-R", da
 
 // patiently runs what destroys something, which is busy for a moment after it was used.
 func patiently(program string, args ...string) error {
-	until := time.Now().Add(patience)
+	until := time.Now().Add(Patience)
 	for {
 		_, err := Run(program, args...)
 		if err == nil || !strings.Contains(err.Error(), "busy") || time.Now().After(until) {

@@ -157,7 +157,7 @@ func content(v volume.Volume) string {
 func checkAfterCrash(t *testing.T, root string) {
 	t.Helper()
 	m, end := manager(t, root)
-	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	ctx, stop := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer stop()
 	// Nor does anybody come for what was being made.
 	nobody := func(context.Context, volume.Volume) (bool, error) { return false, nil }

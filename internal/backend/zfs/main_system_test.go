@@ -69,14 +69,16 @@ func parent(t testing.TB) string {
 // zfsDestroy destroys what may be busy for a moment, as it is after most changes.
 func zfsDestroy(t testing.TB, args ...string) {
 	t.Helper()
-	var err error
-	for range 100 {
-		if _, err = zfsfuse.Run("zfs", append([]string{"destroy"}, args...)...); err == nil {
+	for until := time.Now().Add(zfsfuse.Patience); ; time.Sleep(50 * time.Millisecond) {
+		_, err := zfsfuse.Run("zfs", append([]string{"destroy"}, args...)...)
+		if err == nil {
 			return
 		}
-		time.Sleep(50 * time.Millisecond)
+		if time.Now().After(until) {
+			t.Errorf("what the test made stays: %v", err)
+			return
+		}
 	}
-	t.Errorf("what the test made stays: %v", err)
 }
 
 // zfsRun runs zfs, and gives what it printed.

@@ -15,6 +15,7 @@ import (
 	"github.com/berth-storage/berth/internal/volume"
 	"github.com/berth-storage/berth/internal/volume/volumetest"
 	"github.com/berth-storage/berth/test/sshd"
+	"github.com/berth-storage/berth/test/zfsfuse"
 )
 
 // host is one that is reached over ssh, with a pool below a parent of its own.
@@ -207,8 +208,8 @@ func (c *cutting) open() {
 	c.t.Helper()
 	o := zfs.Options{Dataset: c.host.dataset, Runner: c, Sizing: volume.SizingQuota}
 	var err error
-	for range 100 {
-		if c.backend, err = zfs.Open(c.t.Context(), o); !errors.Is(err, volume.ErrBusy) {
+	for until := time.Now().Add(zfsfuse.Patience); ; {
+		if c.backend, err = zfs.Open(c.t.Context(), o); !errors.Is(err, volume.ErrBusy) || time.Now().After(until) {
 			break
 		}
 		c.client.Close() // the host has to notice that the one before is gone
