@@ -24,15 +24,19 @@ func (b *Backend) Clone(ctx context.Context, s volume.Spec) (volume.Volume, erro
 		return volume.Volume{}, fmt.Errorf("%w: volume %s: no volume to clone", volume.ErrInvalid, s.Name)
 	}
 	v := b.plan(s)
-	switch old, err := b.Get(ctx, s.Name); {
+	all, err := b.askOf(ctx, s.Name, s.From.Volume)
+	if err != nil {
+		return volume.Volume{}, fmt.Errorf("volume %s: %w", s.Name, err)
+	}
+	switch old, d, err := b.among(all, s.Name); {
 	case err == nil && old.Is(s) && old.Ended.IsZero():
-		return b.finishClone(ctx, old)
+		return b.finishClone(ctx, old, d.value("origin"))
 	case err == nil:
 		return volume.Volume{}, fmt.Errorf("%w: volume %s belongs to claim %s (uid %s)", volume.ErrExists, s.Name, old.Claim, old.Claim.UID)
 	case !errors.Is(err, volume.ErrNotFound):
 		return volume.Volume{}, err
 	}
-	source, d, err := b.read(ctx, s.From.Volume)
+	source, d, err := b.among(all, s.From.Volume)
 	if err == nil && source.State != volume.StateReady {
 		err = fmt.Errorf("%w: it is %s", volume.ErrNotFound, source.State)
 	}
@@ -52,7 +56,7 @@ func (b *Backend) Clone(ctx context.Context, s volume.Spec) (volume.Volume, erro
 	}
 	switch err := b.make(ctx, v, append(append([]string{"clone"}, args...), snapshot)); {
 	case err == nil:
-		return b.finishClone(ctx, v)
+		return b.finishClone(ctx, v, snapshot)
 	case said(err, saysCreated), said(err, saysExists):
 		return b.resume(ctx, s, err)
 	case errors.Is(err, volume.ErrUnknown):
@@ -116,29 +120,24 @@ func (b *Backend) destroySnapshot(ctx context.Context, snapshot string) error {
 	return nil
 }
 
-// finishClone does what is left when the clone is there.
-func (b *Backend) finishClone(ctx context.Context, v volume.Volume) (volume.Volume, error) {
+// finishClone does what is left when the clone is there, which was made of the snapshot origin.
+func (b *Backend) finishClone(ctx context.Context, v volume.Volume, origin string) (volume.Volume, error) {
 	if v.State == volume.StateReady {
 		return v, nil
 	}
 	if err := b.Mount(ctx, v); err != nil {
 		return volume.Volume{}, err
 	}
-	_, d, err := b.read(ctx, v.Name)
-	if err == nil {
-		err = b.release(ctx, d)
-	}
-	if err != nil {
+	if err := b.release(ctx, v.Name, origin); err != nil {
 		return volume.Volume{}, b.refused("cloning", v, err)
 	}
 	return b.settle(ctx, v)
 }
 
-// release has the snapshot that d was made from go with its last clone, if it was made
-// for d.
-func (b *Backend) release(ctx context.Context, d *dataset) error {
-	origin, name := d.value("origin"), d.name[strings.LastIndex(d.name, "/")+1:]
-	if !strings.HasSuffix(origin, clonePrefix+name) {
+// release has the snapshot origin, which n was made of, go with its last clone, if it was made
+// for n.
+func (b *Backend) release(ctx context.Context, n volume.Name, origin string) error {
+	if !strings.HasSuffix(origin, clonePrefix+n.String()) {
 		return nil
 	}
 	return b.destroySnapshot(ctx, origin)

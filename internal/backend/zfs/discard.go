@@ -90,7 +90,7 @@ func (b *Backend) Purge(ctx context.Context, n volume.Name) error {
 	if v.State != volume.StateDiscarded {
 		return fmt.Errorf("%w: volume %s is %s, not discarded", volume.ErrConflict, n, v.State)
 	}
-	if err := b.release(ctx, d); err != nil {
+	if err := b.release(ctx, n, d.value("origin")); err != nil {
 		return b.refused("purging", v, err)
 	}
 	err = b.destroy(ctx, n, d, v.Dir)

@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -197,7 +198,7 @@ var factory = volume.Owner{Mode: 0o755}
 // resume goes on with the volume of s, whose dataset is there already. why is what zfs
 // said of that.
 func (b *Backend) resume(ctx context.Context, s volume.Spec, why error) (volume.Volume, error) {
-	v, err := b.Get(ctx, s.Name)
+	v, d, err := b.read(ctx, s.Name)
 	switch {
 	case errors.Is(err, volume.ErrNotFound):
 		return volume.Volume{}, fmt.Errorf("%w: dataset %s is there and has no record of Berth's: it is somebody else's; rename or destroy it", volume.ErrForeign, b.dataset(s.Name))
@@ -208,7 +209,7 @@ func (b *Backend) resume(ctx context.Context, s volume.Spec, why error) (volume.
 	case !v.Ended.IsZero():
 		return volume.Volume{}, fmt.Errorf("%w: volume %s is %s", volume.ErrExists, s.Name, v.State)
 	case s.From != nil:
-		return b.finishClone(ctx, v)
+		return b.finishClone(ctx, v, d.value("origin"))
 	case v.State == volume.StateReady && !said(why, saysCreated):
 		return v, nil
 	}
@@ -244,17 +245,31 @@ var volumeProperties = []string{propRecord, "mounted", "mountpoint", "origin", "
 
 // read reads the dataset of n, and with it the pool's room.
 func (b *Backend) read(ctx context.Context, n volume.Name) (volume.Volume, *dataset, error) {
-	name := b.dataset(n)
-	names := []string{b.o.Dataset, name}
-	aside := b.aside(n)
-	if b.isUnsure(n) {
-		names = append(names, aside)
-	}
-	all, err := b.ask(ctx, volumeProperties, names...)
+	all, err := b.askOf(ctx, n)
 	if err != nil {
 		return volume.Volume{}, nil, fmt.Errorf("volume %s: %w", n, err)
 	}
-	b.note(all)
+	return b.among(all, n)
+}
+
+// askOf asks for the datasets of volumes and the pool's own, by one command; among finds one in the answer.
+func (b *Backend) askOf(ctx context.Context, volumes ...volume.Name) ([]*dataset, error) {
+	names := []string{b.o.Dataset}
+	for _, n := range volumes {
+		names = append(names, b.dataset(n))
+		if b.isUnsure(n) {
+			names = append(names, b.aside(n))
+		}
+	}
+	all, err := b.ask(ctx, volumeProperties, names...)
+	if err == nil {
+		b.note(all)
+	}
+	return all, err
+}
+
+func (b *Backend) among(all []*dataset, n volume.Name) (volume.Volume, *dataset, error) {
+	name, aside := b.dataset(n), b.aside(n)
 	d := find(all, name)
 	if discarded := find(all, aside); d == nil && discarded != nil {
 		name, d = aside, discarded
@@ -306,25 +321,24 @@ func find(all []*dataset, name string) *dataset {
 // List implements volume.Backend.
 func (b *Backend) List(ctx context.Context) iter.Seq2[volume.Volume, error] {
 	return func(yield func(volume.Volume, error) bool) {
-		var all []*dataset
-		// In this order: what is discarded meanwhile is in both, and never in none.
-		for _, parent := range []string{b.o.Dataset, b.private()} {
-			out, err := b.zfs(ctx, get(volumeProperties, "-d1", parent)...)
-			if parent == b.private() && b.identity == "" && said(err, saysMissing) {
-				continue // looked at, and never opened yet
+		// In this order, which zfs keeps to: what is discarded meanwhile is in both, and never in none.
+		out, err := b.zfs(ctx, get(volumeProperties, "-d1", b.o.Dataset, b.private())...)
+		if exit, refused := errors.AsType[*run.ExitError](err); refused && b.identity == "" && said(err, saysMissing) {
+			out, err = exit.Stdout, nil // looked at, and never opened yet
+		}
+		if err != nil {
+			if ctx.Err() == nil && !errors.Is(err, volume.ErrUnknown) {
+				err = fmt.Errorf("%w: %w", volume.ErrUnknown, err)
 			}
-			if err != nil {
-				if ctx.Err() == nil && !errors.Is(err, volume.ErrUnknown) {
-					err = fmt.Errorf("%w: %w", volume.ErrUnknown, err)
-				}
-				yield(volume.Volume{}, err)
-				return
-			}
-			more, err := parse(out)
-			if err != nil && !yield(volume.Volume{}, err) {
-				return
-			}
-			all = append(all, more...)
+			yield(volume.Volume{}, err)
+			return
+		}
+		all, err := parse(out)
+		if err == nil && find(all, b.o.Dataset) == nil {
+			err = fmt.Errorf("%w: the pool's dataset %s does not exist", volume.ErrUnknown, b.o.Dataset)
+		}
+		if err != nil && !yield(volume.Volume{}, err) {
+			return
 		}
 		b.note(all)
 		b.yield(all, yield)
@@ -332,8 +346,19 @@ func (b *Backend) List(ctx context.Context) iter.Seq2[volume.Volume, error] {
 }
 
 func (b *Backend) yield(all []*dataset, yield func(volume.Volume, error) bool) {
+	aside := func(d *dataset) bool { return strings.HasPrefix(d.name, b.private()+"/") }
+	slices.SortStableFunc(all, func(x, y *dataset) int { // the discarded ones first
+		switch {
+		case aside(x) == aside(y):
+			return 0
+		case aside(x):
+			return -1
+		default:
+			return 1
+		}
+	})
 	discarded := map[volume.Name]bool{}
-	for _, d := range slices.Backward(all) { // the discarded ones first
+	for _, d := range all {
 		v, ours, err := b.decode(d)
 		if err == nil && (!ours || discarded[v.Name]) {
 			continue

@@ -21,7 +21,8 @@ type model struct {
 	b       volume.Backend
 	random  *rand.Rand
 	made    int
-	content map[string]string // of each live volume, by name
+	live    map[string]volume.Volume
+	content map[string]string // of each live volume
 	from    map[string]string // what a volume was cloned from
 	waiting map[string]bool   // deleted ones that have clones
 }
@@ -31,10 +32,10 @@ type model struct {
 // have. Then it deletes everything, in any order. The seed says which steps these are. b is a volume.Cloner, and its
 // volumes are mounted on this host.
 func Model(t *testing.T, b volume.Backend, seed uint64, steps int) {
-	m := &model{b: b, random: rand.New(rand.NewPCG(seed, 0)), content: map[string]string{}, from: map[string]string{}, waiting: map[string]bool{}}
+	m := &model{b: b, random: rand.New(rand.NewPCG(seed, 0)), live: map[string]volume.Volume{}, content: map[string]string{}, from: map[string]string{}, waiting: map[string]bool{}}
 	for step := range steps {
 		m.step(t)
-		m.check(t, step%10 == 0)
+		m.check(t)
 		if t.Failed() {
 			t.Fatalf("step %d of seed %d", step, seed)
 		}
@@ -42,7 +43,7 @@ func Model(t *testing.T, b volume.Backend, seed uint64, steps int) {
 	for len(m.content) > 0 {
 		m.delete(t)
 	}
-	m.check(t, true)
+	m.check(t)
 	if len(m.waiting) > 0 {
 		t.Errorf("of %v nothing is freed, and no clone is left", slices.Sorted(maps.Keys(m.waiting)))
 	}
@@ -52,13 +53,14 @@ func (m *model) step(t *testing.T) {
 	switch kind := m.random.IntN(10); {
 	case len(m.content) == 0, kind < 2 && len(m.content) < modelVolumes:
 		s := Spec(t, m.name())
-		m.write(t, create(t, m.b, s), s.Name.String())
+		m.live[s.Name.String()] = create(t, m.b, s)
+		m.write(t, s.Name.String(), s.Name.String())
 	case kind < 6 && len(m.content) < modelVolumes:
 		m.clone(t)
 	case kind < 8:
 		name := m.any()
 		m.made++
-		m.write(t, get(t, m.b, Spec(t, name).Name), fmt.Sprint(name, " ", m.made))
+		m.write(t, name, fmt.Sprint(name, " ", m.made))
 	default:
 		m.delete(t)
 	}
@@ -74,18 +76,18 @@ func (m *model) any() string {
 	return names[m.random.IntN(len(names))]
 }
 
-func (m *model) write(t *testing.T, v volume.Volume, text string) {
+func (m *model) write(t *testing.T, name, text string) {
 	t.Helper()
-	if err := os.WriteFile(filepath.Join(v.Dir, "content"), []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(m.live[name].Dir, "content"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m.content[v.Name.String()] = text
+	m.content[name] = text
 }
 
 func (m *model) clone(t *testing.T) {
 	t.Helper()
 	source, name := m.any(), m.name()
-	cloneOf(t, m.b.(cloner), name, source)
+	m.live[name] = cloneOf(t, m.b.(cloner), name, source)
 	m.content[name], m.from[name] = m.content[source], source
 }
 
@@ -95,6 +97,7 @@ func (m *model) delete(t *testing.T) {
 	name := m.any()
 	discard(t, m.b, name)
 	delete(m.content, name)
+	delete(m.live, name)
 	m.waiting[name] = true
 	for name != "" && m.waiting[name] {
 		err := m.b.Purge(t.Context(), Spec(t, name).Name)
@@ -109,16 +112,12 @@ func (m *model) delete(t *testing.T) {
 	}
 }
 
-// check compares what there is with the model; contents too if that is asked for.
-func (m *model) check(t *testing.T, contents bool) {
+// check compares what there is with the model.
+func (m *model) check(t *testing.T) {
 	t.Helper()
 	wantNames(t, m.b, append(slices.Collect(maps.Keys(m.content)), slices.Collect(maps.Keys(m.waiting))...)...)
-	if !contents {
-		return
-	}
 	for name, want := range m.content {
-		v := get(t, m.b, Spec(t, name).Name)
-		if text, err := os.ReadFile(filepath.Join(v.Dir, "content")); err != nil || string(text) != want {
+		if text, err := os.ReadFile(filepath.Join(m.live[name].Dir, "content")); err != nil || string(text) != want {
 			t.Errorf("%s holds %q, want %q; %v", name, text, want, err)
 		}
 	}
