@@ -15,7 +15,11 @@ const (
 	propClone    = "berth:clone"    // of a snapshot: the volume that it was made for
 )
 
-const local = "local" // the source of a property that was set on the dataset itself
+// Sources of properties: set on the dataset itself, and come with zfs receive.
+const (
+	local    = "local"
+	received = "received"
+)
 
 // property is the value of a property, and where it comes from.
 type property struct{ source, value string }

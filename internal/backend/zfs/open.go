@@ -209,6 +209,9 @@ func (b *Backend) readIdentity(ctx context.Context) (found bool, err error) {
 	if d == nil {
 		return false, nil
 	}
+	if d.properties[propPool].source == received {
+		return false, fmt.Errorf("%w: it is a copy that zfs receive made: if it is to take the place of the original, say so as docs/zfs.md tells under \"Moving to another pool\"", volume.ErrForeign)
+	}
 	if b.identity = d.local(propPool); b.identity == "" {
 		return false, fmt.Errorf("%w: it has no property %s, so Berth did not make it: rename or destroy it", volume.ErrForeign, propPool)
 	}

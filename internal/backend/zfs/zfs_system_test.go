@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,6 +23,7 @@ import (
 	"github.com/berth-storage/berth/internal/export"
 	"github.com/berth-storage/berth/internal/volume"
 	"github.com/berth-storage/berth/internal/volume/volumetest"
+	"github.com/berth-storage/berth/test/zfsfuse"
 )
 
 // recorder is a Runner that knows what it was asked to run, by program and first argument.
@@ -308,6 +310,40 @@ func TestPropertiesAreSet(t *testing.T) {
 		if _, err := b.Create(t.Context(), s); !errors.Is(err, volume.ErrInvalid) {
 			t.Errorf("%s=%q: got error %v, want %v", property, value, err, volume.ErrInvalid)
 		}
+	}
+}
+
+// What zfs receive makes is a copy, and nobody's, until somebody has done what the page says.
+func TestAReceivedPoolIsACopyUntilItIsSaid(t *testing.T) {
+	from, to := parent(t), parent(t)+"/copy"
+	b := open(t, zfs.Options{Dataset: from, Local: true})
+	if _, err := b.Create(t.Context(), volumetest.Spec(t, "pvc-1")); err != nil {
+		t.Fatal(err)
+	}
+	shell := func(script string) {
+		t.Helper()
+		if out, err := exec.CommandContext(t.Context(), "sh", "-ec", script).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	zfsRun(t, "snapshot", "-r", from+"@move")
+	shell("zfs send -R " + from + "@move | zfs receive " + to)
+	for _, name := range []string{to, to + "/pvc-1"} {
+		_, _ = zfsfuse.Run("zfs", "mount", name) // receive may have done so
+	}
+	if _, err := zfs.Open(t.Context(), zfs.Options{Dataset: to, Local: true, Runner: here}); !errors.Is(err, volume.ErrForeign) || !strings.Contains(err.Error(), "Moving to another pool") {
+		t.Fatalf("before: got error %v", err)
+	}
+	page, err := os.ReadFile("../../../docs/zfs.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, script, _ := strings.Cut(string(page), "```sh\nzfs get -rH -s received")
+	script, _, _ = strings.Cut("zfs get -rH -s received"+script, "```")
+	shell(strings.ReplaceAll(script, "new/kubernetes", to))
+	copied := open(t, zfs.Options{Dataset: to, Local: true})
+	if v, err := copied.Get(t.Context(), name(t, "pvc-1")); err != nil || v.State != volume.StateReady || copied.Identity() != b.Identity() {
+		t.Errorf("afterwards: got %+v, %v, of pool %s", v, err, copied.Identity())
 	}
 }
 
