@@ -60,7 +60,7 @@ func volumesOf(ctx context.Context, m *volume.Manager) ([]metrics.Volume, error)
 		if ctx.Err() != nil || errors.Is(err, volume.ErrUnknown) {
 			return nil, errors.Join(err, ctx.Err())
 		}
-		if r.Name == (volume.Name{}) || r.State == volume.StateDiscarded {
+		if r.Name == (volume.Name{}) || r.State == volume.StateDiscarded || r.SnapshotOf != (volume.Name{}) {
 			continue // a record that cannot be read was told of at the start
 		}
 		v := metrics.Volume{Name: r.Name.String(), Namespace: r.Claim.Namespace, Claim: r.Claim.Name, Size: r.Size}

@@ -209,6 +209,9 @@ func (f *FrontEnd) scavenge(ctx context.Context, p *provisioner) {
 
 // wanted is a volume.Wanted for pool.
 func (p *provisioner) wanted(ctx context.Context, pool *Pool, v volume.Volume) (bool, error) {
+	if v.SnapshotOf != (volume.Name{}) {
+		return true, nil // nothing in the cluster is asked yet
+	}
 	pv, err := p.client.CoreV1().PersistentVolumes().Get(ctx, v.Name.String(), metav1.GetOptions{})
 	switch {
 	case err == nil:

@@ -14,45 +14,62 @@ func (s Spec) clone() Name {
 	return s.From.Volume
 }
 
-// original gives the volume that s shall be a clone of. Until letGo is called nothing
-// is done to it.
-func (m *Manager) original(ctx context.Context, s Spec) (v Volume, letGo func(), err error) {
+// original gives the volume or snapshot that s shall be a clone of, which is not deleted
+// until unpin is called.
+func (m *Manager) original(ctx context.Context, s Spec) (v Volume, unpin func(), err error) {
+	n := s.From.Volume
+	if s.From.Snapshot != (Name{}) {
+		n = s.From.Snapshot
+	}
+	if n == s.Name {
+		return Volume{}, nil, fmt.Errorf("%w: volume %s cannot be a clone of itself", ErrInvalid, n)
+	}
+	v, unpin, err = m.pinned(ctx, n, func(v Volume) error {
+		switch {
+		case !v.mayBecome(s):
+			return fmt.Errorf("%w: only a claim of the same namespace and cluster gets a clone of %s, which is that of claim %s", ErrForeign, n, v.Claim)
+		case s.From.Snapshot == (Name{}):
+			return v.readyFor("its clone")
+		case v.SnapshotOf != s.From.Volume:
+			return fmt.Errorf("%w: %s is no snapshot of %s", ErrInvalid, n, s.From.Volume)
+		case v.State == StateCreating:
+			return fmt.Errorf("%w: snapshot %s is not complete yet", ErrBusy, n)
+		case v.State != StateSnapshot:
+			return fmt.Errorf("%w: snapshot %s is %s", ErrNotFound, n, v.State)
+		}
+		return nil
+	})
+	if errors.Is(err, ErrNotFound) {
+		err = fmt.Errorf("in pool %s: %w", m.pool.Name, err)
+	}
+	if err != nil {
+		err = fmt.Errorf("volume %s: what it shall be a clone of: %w", s.Name, err)
+	}
+	return v, unpin, err
+}
+
+// pinned gives n if it passes check. It is not deleted until unpin is called.
+func (m *Manager) pinned(ctx context.Context, n Name, check func(Volume) error) (v Volume, unpin func(), err error) {
+	look := func() (err error) {
+		if v, err = m.get(ctx, n); err == nil {
+			err = check(v)
+		}
+		return err
+	}
 	// It is looked at before it is waited for: what is done to a ready volume waits for no
 	// other one, so that two claims that want to be clones of each other wait for nobody.
-	if _, err := m.mayBeCloned(ctx, s); err != nil {
+	if err := look(); err != nil {
 		return Volume{}, nil, err
 	}
-	letGo, err = m.names.lock(ctx, s.From.Volume)
+	unlock, err := m.names.lock(ctx, n)
 	if err != nil {
 		return Volume{}, nil, err
 	}
-	if v, err = m.mayBeCloned(ctx, s); err != nil {
-		letGo()
+	defer unlock()
+	if err := look(); err != nil {
 		return Volume{}, nil, err
 	}
-	return v, letGo, nil
-}
-
-func (m *Manager) mayBeCloned(ctx context.Context, s Spec) (Volume, error) {
-	n := s.From.Volume
-	if n == s.Name {
-		return Volume{}, fmt.Errorf("%w: volume %s cannot be a clone of itself", ErrInvalid, n)
-	}
-	v, err := m.get(ctx, n)
-	switch {
-	case errors.Is(err, ErrNotFound):
-		return Volume{}, fmt.Errorf("%w: volume %s: there is no volume %s in pool %s, of which it shall be a clone", ErrNotFound, s.Name, n, m.pool.Name)
-	case err != nil:
-		return Volume{}, fmt.Errorf("volume %s: what it shall be a clone of: %w", s.Name, err)
-	case !v.mayBecome(s):
-		return Volume{}, fmt.Errorf("%w: volume %s cannot be a clone of %s, which is that of claim %s: only a claim of the same namespace and cluster gets it",
-			ErrForeign, s.Name, n, v.Claim)
-	case v.State == StateCreating:
-		return Volume{}, fmt.Errorf("%w: volume %s: %s, of which it shall be a clone, is not ready yet", ErrBusy, s.Name, n)
-	case v.State != StateReady:
-		return Volume{}, fmt.Errorf("%w: volume %s: %s, of which it shall be a clone, is %s: its claim was deleted", ErrNotFound, s.Name, n, v.State)
-	}
-	return v, nil
+	return v, m.pins.add(n), nil
 }
 
 // Tombstones are how many deleted volumes wait for their clones to be deleted too: their

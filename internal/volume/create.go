@@ -15,7 +15,8 @@ import (
 // those of Backend.Create, ErrNoSpace, and ErrBusy while the server is away; ErrExists
 // if its path is another volume's, or inside of one or around one; ErrForeign if what
 // it shall be restored from, or a clone of, is another namespace's, and ErrNotFound if it is
-// not there, or is being deleted.
+// not there, or is being deleted. ErrPending if everything has to be copied for a clone, which
+// goes on in the background: call it again.
 func (m *Manager) Create(ctx context.Context, s Spec) (v Volume, err error) {
 	defer m.observe("create", &err)()
 	if err := s.Validate(); err != nil {
@@ -24,6 +25,14 @@ func (m *Manager) Create(ctx context.Context, s Spec) (v Volume, err error) {
 	if err := m.supports(s); err != nil {
 		return Volume{}, err
 	}
+	if s.clone() != (Name{}) || m.work.has(s.Name) {
+		return m.work.do(ctx, s.Name, func(ctx context.Context, p *Progress) (Volume, error) { return m.create(ctx, s, p) })
+	}
+	return m.create(ctx, s, nil)
+}
+
+// create tells p how far it has got, if anything has to be copied.
+func (m *Manager) create(ctx context.Context, s Spec, p *Progress) (v Volume, err error) {
 	unlock, err := m.names.lock(ctx, s.Name)
 	if err != nil {
 		return Volume{}, err
@@ -33,14 +42,14 @@ func (m *Manager) Create(ctx context.Context, s Spec) (v Volume, err error) {
 	v, err = m.get(ctx, s.Name)
 	switch {
 	case errors.Is(err, ErrNotFound):
-		v, err = m.createNew(ctx, s)
+		v, err = m.createNew(ctx, s, p)
 	case err != nil: // an unreadable record is not a missing one
 	case !v.Is(s):
 		err = fmt.Errorf("%w: volume %s belongs to claim %s (uid %s)", ErrExists, s.Name, v.Claim, v.Claim.UID)
 	case v.State == StateDiscarded:
 		err = fmt.Errorf("%w: volume %s is being deleted", ErrBusy, s.Name)
 	case v.Ended.IsZero():
-		v, err = m.goOn(ctx, s, v)
+		v, err = m.goOn(ctx, s, v, p)
 	default:
 		err = fmt.Errorf("%w: volume %s is %s since its claim was deleted; restore it to a new claim", ErrExists, s.Name, v.State)
 	}
@@ -97,8 +106,8 @@ func (m *Manager) lacks(s Spec) string {
 }
 
 // goOn finishes v if a run that was cut off has begun it, with the ids that it names.
-func (m *Manager) goOn(ctx context.Context, s Spec, v Volume) (Volume, error) {
-	if n := s.clone(); n != (Name{}) && v.ClonedFrom != n {
+func (m *Manager) goOn(ctx context.Context, s Spec, v Volume, p *Progress) (Volume, error) {
+	if n := s.clone(); n != (Name{}) && (v.ClonedFrom != n || v.FromSnapshot != s.From.Snapshot) {
 		return Volume{}, fmt.Errorf("%w: volume %s was begun before its claim asked for a clone of %s, and is none: delete the claim and make it again", ErrExists, s.Name, n)
 	}
 	if v.State == StateReady {
@@ -107,7 +116,7 @@ func (m *Manager) goOn(ctx context.Context, s Spec, v Volume) (Volume, error) {
 	s.Export, s.Owner = v.Export, v.Owner
 	s.From = nil
 	if v.ClonedFrom != (Name{}) {
-		s.From = &Source{Volume: v.ClonedFrom} // which may be gone by now
+		s.From = &Source{Volume: v.ClonedFrom, Snapshot: v.FromSnapshot} // which may be gone by now
 	}
 	var source Volume
 	if v.RestoredFrom != (Name{}) {
@@ -122,14 +131,14 @@ func (m *Manager) goOn(ctx context.Context, s Spec, v Volume) (Volume, error) {
 			source = Volume{}
 		}
 	}
-	return m.make(ctx, s, source)
+	return m.make(ctx, s, source, p)
 }
 
 // make has the backend make the volume. If it gets the content of source, which may be
 // the zero Volume, the record of that is gone then.
-func (m *Manager) make(ctx context.Context, s Spec, source Volume) (Volume, error) {
+func (m *Manager) make(ctx context.Context, s Spec, source Volume, p *Progress) (Volume, error) {
 	if s.clone() != (Name{}) {
-		return m.cloner.Clone(ctx, s)
+		return m.cloner.Clone(ctx, s, p)
 	}
 	if s.Existing == ExistingShare || s.From != nil {
 		unlock, err := m.handover.lock(ctx, struct{}{})
@@ -153,18 +162,18 @@ func (m *Manager) make(ctx context.Context, s Spec, source Volume) (Volume, erro
 	return v, err
 }
 
-func (m *Manager) createNew(ctx context.Context, s Spec) (v Volume, err error) {
+func (m *Manager) createNew(ctx context.Context, s Spec, p *Progress) (v Volume, err error) {
 	source, err := m.source(ctx, &s)
 	if err != nil {
 		return Volume{}, err
 	}
 	had := source.Owner
 	if s.clone() != (Name{}) {
-		original, letGo, err := m.original(ctx, s)
+		original, unpin, err := m.original(ctx, s)
 		if err != nil {
 			return Volume{}, err
 		}
-		defer letGo()
+		defer unpin()
 		had = original.Owner
 	}
 	if !m.tally.add(s.Name, s.Size, m.pool.MaxVolumes) {
@@ -204,7 +213,7 @@ func (m *Manager) createNew(ctx context.Context, s Spec) (v Volume, err error) {
 	s.Export.FSID = export.NewFSID(m.pool.Name + "/" + s.Name.String())
 	s.Export.Path = path.Join(m.pool.ExportPath, s.Path.String())
 	recorded = true
-	if v, err = m.make(ctx, s, source); err != nil {
+	if v, err = m.make(ctx, s, source, p); err != nil {
 		// Only if no record came to be is the id free again. If that cannot be
 		// told, it stays taken until the next start reads the records.
 		if _, getErr := m.pool.Backend.Get(context.WithoutCancel(ctx), s.Name); errors.Is(getErr, ErrNotFound) {
@@ -315,7 +324,7 @@ func (m *Manager) abandoned(ctx context.Context, n Name) (bool, error) {
 
 // count counts a volume that has a record and is not discarded.
 func (m *Manager) count(v Volume) {
-	if v.Ended.IsZero() {
+	if v.Ended.IsZero() && v.SnapshotOf == (Name{}) {
 		m.tally.add(v.Name, v.Size, 0)
 	}
 	m.gids.use(v.Owner.GID)
@@ -335,6 +344,9 @@ func (m *Manager) forget(v Volume) {
 // places are where v lies among other volumes.
 func (v Volume) places() []RelPath {
 	var all []RelPath
+	if v.SnapshotOf != (Name{}) {
+		return nil // in a folder of Berth's own
+	}
 	if v.State != StateArchived {
 		all = append(all, v.Path)
 	}

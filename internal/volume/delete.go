@@ -17,6 +17,7 @@ func (m *Manager) Delete(ctx context.Context, n Name, cluster string) (err error
 	if m.purge.has(n) {
 		return nil // and not wait for a purge that may take hours
 	}
+	defer m.work.cancel(n)() // nor for a copy that nobody wants any more
 	unlock, err := m.names.lock(ctx, n)
 	if err != nil {
 		return err
@@ -28,6 +29,9 @@ func (m *Manager) Delete(ctx context.Context, n Name, cluster string) (err error
 	}
 	if err := v.checkCluster(cluster); err != nil {
 		return err
+	}
+	if v.SnapshotOf != (Name{}) {
+		return fmt.Errorf("%w: %s is not a volume but a snapshot of %s", ErrInvalid, n, v.SnapshotOf)
 	}
 	switch v.State {
 	case StateRetained, StateArchived:
@@ -65,6 +69,8 @@ func (m *Manager) end(ctx context.Context, v Volume) error {
 		}
 	}
 	switch {
+	case v.SnapshotOf != Name{}:
+		return m.endSnapshot(ctx, v)
 	case v.State == StateCreating && v.RestoredFrom != Name{}:
 		return m.putAway(ctx, v) // back to what it came from
 	case v.OnDelete == OnDeleteArchive || v.State == StateArchiving:
@@ -83,8 +89,11 @@ func (m *Manager) isShared(v Volume) bool {
 
 // withdraw comes first of all: a directory renamed under a server stays reachable by
 // the handles that clients hold. A crash after it leaves a volume that is
-// exported again at the next start and deleted by the next call.
+// exported again at the next start and deleted by the next call. ErrBusy while the volume is being copied.
 func (m *Manager) withdraw(ctx context.Context, v Volume) error {
+	if err := m.pins.wait(ctx, v.Name); err != nil {
+		return err
+	}
 	if err := m.pool.Server.Withdraw(ctx, v.AsExport(m.pool.Clients)); err != nil {
 		return fmt.Errorf("withdrawing the export of volume %s: %w", v.Name, serverError(err))
 	}
@@ -190,8 +199,11 @@ func (m *Manager) purgeOne(ctx context.Context, n Name) (err error) {
 	if err := m.pool.Backend.Purge(ctx, n); err != nil && !errors.Is(err, ErrNotFound) {
 		return err
 	}
-	if v.ClonedFrom != (Name{}) {
-		m.purge.awaken(v.ClonedFrom)
+	for _, source := range []Name{v.FromSnapshot, v.ClonedFrom, v.SnapshotOf} {
+		m.purge.awaken(source)
+	}
+	if v.SnapshotOf != (Name{}) {
+		return nil
 	}
 	// A crash here loses the id's place in the queue: Compact puts it at the end.
 	return m.pool.IDs.Free(v.Export.ID)

@@ -86,11 +86,12 @@ func (b *backend) Create(ctx context.Context, s volume.Spec) (volume.Volume, err
 	if err := b.j.call(ctx, "Create", s.Name); err != nil {
 		return volume.Volume{}, err
 	}
-	return b.finish(ctx, b.Backend.Create, s)
+	v, err := b.Backend.Create(ctx, s)
+	return b.finish(ctx, v, err, volume.StateReady)
 }
 
-func (b *backend) finish(ctx context.Context, create func(context.Context, volume.Spec) (volume.Volume, error), s volume.Spec) (volume.Volume, error) {
-	v, err := create(ctx, s)
+// finish is the end of making v, which is in state then.
+func (b *backend) finish(ctx context.Context, v volume.Volume, err error, state volume.State) (volume.Volume, error) {
 	switch {
 	case err != nil:
 		return v, err
@@ -101,17 +102,28 @@ func (b *backend) finish(ctx context.Context, create func(context.Context, volum
 		}
 		return volume.Volume{}, b.cutOff
 	case v.State == volume.StateCreating:
-		v.State = volume.StateReady
+		v.State = state
 		return b.Backend.Update(ctx, v)
 	}
 	return v, nil
 }
 
-func (b *backend) Clone(ctx context.Context, s volume.Spec) (volume.Volume, error) {
+func (b *backend) Clone(ctx context.Context, s volume.Spec, p *volume.Progress) (volume.Volume, error) {
+	p.Add(1, 4096)
 	if err := b.j.call(ctx, "Clone", s.Name); err != nil {
 		return volume.Volume{}, err
 	}
-	return b.finish(ctx, b.Backend.Clone, s)
+	v, err := b.Backend.Clone(ctx, s, p)
+	return b.finish(ctx, v, err, volume.StateReady)
+}
+
+func (b *backend) Snapshot(ctx context.Context, s volume.SnapshotSpec, p *volume.Progress) (volume.Volume, error) {
+	p.Add(1, 4096)
+	if err := b.j.call(ctx, "Snapshot", s.Name); err != nil {
+		return volume.Volume{}, err
+	}
+	v, err := b.Backend.Snapshot(ctx, s, p)
+	return b.finish(ctx, v, err, volume.StateSnapshot)
 }
 
 func (b *backend) Get(ctx context.Context, n volume.Name) (volume.Volume, error) {

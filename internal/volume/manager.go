@@ -39,6 +39,9 @@ type Manager struct {
 	cloner  Cloner         // nil if its volumes cannot be cloned
 	native  Configurable   // nil if it knows no Settings
 	checker DiscardChecker // nil if nothing speaks against the end of a volume
+	snaps   Snapshotter    // nil if it takes no snapshots
+	work    *work          // what may take hours
+	pins    pins           // what that reads
 	names   locks[Name]
 	// handover is taken after a name, by what one volume has to do with another: its
 	// content goes from one record to the other, or they have one path.
@@ -65,7 +68,7 @@ type Manager struct {
 
 // NewManager makes the Manager of p. Recover comes first, then everything else.
 func NewManager(p Pool) *Manager {
-	m := &Manager{pool: p, now: time.Now, unusable: make(map[Name]error), adopted: make(map[Name]Volume)}
+	m := &Manager{pool: p, now: time.Now, work: newWork(), unusable: make(map[Name]error), adopted: make(map[Name]Volume)}
 	m.meter, _ = p.Backend.(Meter)
 	m.usage, _ = p.Backend.(UsageMeter)
 	m.mounter, _ = p.Backend.(Mounter)
@@ -73,6 +76,7 @@ func NewManager(p Pool) *Manager {
 	m.cloner, _ = p.Backend.(Cloner)
 	m.native, _ = p.Backend.(Configurable)
 	m.checker, _ = p.Backend.(DiscardChecker)
+	m.snaps, _ = p.Backend.(Snapshotter)
 	m.purge = newPurger(m.purgeOne, p.Log)
 	if m.pool.Observe == nil {
 		m.pool.Observe = func(string, time.Duration, error) {}
@@ -175,6 +179,7 @@ func (m *Manager) Run(ctx context.Context) {
 		running.Go(func() { m.expireForever(ctx) })
 	}
 	running.Wait()
+	m.work.stop()
 }
 
 // observe is used as: defer m.observe("create", &err)().

@@ -30,6 +30,14 @@ func (m *Manager) Recover(ctx context.Context) ([]export.Export, error) {
 			m.unreadable++
 			continue
 		}
+		if v.SnapshotOf != (Name{}) {
+			if v.State == StateDiscarded {
+				unfinished = append(unfinished, v)
+			} else {
+				m.count(v)
+			}
+			continue
+		}
 		if err := m.pool.IDs.Reserve(v.Export.ID); err != nil {
 			m.pool.Log.Error("a volume cannot be exported: two records name one export id; remove or correct one of them",
 				"volume", v.Name, "err", err)
@@ -109,7 +117,7 @@ func (m *Manager) finish(ctx context.Context, v Volume) error {
 
 // Wanted says whether anybody may still want a volume that was never published:
 // its claim exists and is not bound to something else, or a PersistentVolume of
-// it exists. It must ask the source, not a cache, and give an error if that
+// it exists; of a snapshot, that a VolumeSnapshot or its content asks for it. It must ask the source, not a cache, and give an error if that
 // cannot be reached.
 type Wanted func(ctx context.Context, v Volume) (bool, error)
 
@@ -140,10 +148,20 @@ func (m *Manager) Scavenge(ctx context.Context, cluster string, grace time.Durat
 
 func (m *Manager) scavengeable(v Volume, cluster string, grace time.Duration) bool {
 	return cluster != "" && v.Cluster == cluster && !v.Published && v.Reclaim != ReclaimRetain &&
-		(v.State == StateCreating || v.State == StateReady) && m.now().Sub(v.Created) >= grace
+		(v.State == StateCreating || v.State == StateReady || v.State == StateSnapshot) && m.now().Sub(v.Created) >= grace
 }
 
 func (m *Manager) scavenge(ctx context.Context, n Name, cluster string, grace time.Duration, wanted Wanted) (bool, error) {
+	if m.work.has(n) {
+		v, err := m.get(ctx, n)
+		if err != nil {
+			return false, err
+		}
+		if keep, err := wanted(ctx, v); keep || err != nil {
+			return false, err
+		}
+		defer m.work.cancel(n)()
+	}
 	unlock, err := m.names.lock(ctx, n)
 	if err != nil {
 		return false, err

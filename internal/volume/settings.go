@@ -50,13 +50,15 @@ type Configurable interface {
 	CheckSettings(s Settings) error
 }
 
-// Cloner is the ability to make a volume that holds from the start what another one holds, in
-// constant time: Source.Volume. A volume that has clones can be discarded, but its
+// Cloner is the ability to make a volume that holds from the start what another one or a snapshot
+// holds: Source.Volume and Snapshot. Storage that has to copy for that tells p how far it has got. A
+// volume or snapshot that has clones can be discarded, but if it shares its bytes with them its
 // Purge is ErrCloned until they are purged.
 type Cloner interface {
-	// Clone is Create for an s whose From is a volume, and promises the same. ErrNotFound
-	// if that volume is not there, or is not ready, and the new one was not begun.
-	Clone(ctx context.Context, s Spec) (Volume, error)
+	// Clone is Create for an s whose From is a volume or snapshot, and promises the same.
+	// ErrNotFound if that is not there, or is not ready, and the new one was not begun. The
+	// Manager sees to it that it does not go away meanwhile.
+	Clone(ctx context.Context, s Spec, p *Progress) (Volume, error)
 }
 
 // DiscardChecker is the ability to know what speaks against the end of a volume.

@@ -20,6 +20,7 @@ const (
 	StateRetained  State = "retained"  // its claim is gone; it stays where it is
 	StateArchiving State = "archiving" // its claim is gone; it is on its way to ArchivePath
 	StateArchived  State = "archived"  // its claim is gone; it lies at ArchivePath until it is restored or purged
+	StateSnapshot  State = "snapshot"  // complete, and never exported; see Snapshotter
 )
 
 // Reclaim says what becomes of a volume's data when its claim is deleted.
@@ -80,11 +81,13 @@ type Usage struct {
 	LimitBytes, LimitInodes uint64
 }
 
-// Source is what a new volume's content comes from. One of its fields is set.
+// Source is what a new volume's content comes from: a volume, a snapshot of one, or an archive.
 type Source struct {
 	// Volume is a ready volume of the same namespace. What is in it then is in the new one
 	// too; from then on they have nothing to do with each other. See Cloner.
 	Volume Name
+	// Snapshot is one of Volume, which may be gone by now: what is in that. Without Volume it is nothing.
+	Snapshot Name
 	// Archive is an archived or retained volume, which becomes the new one: its content
 	// is moved and its record consumed.
 	Archive Name
@@ -124,8 +127,8 @@ func (s Spec) Validate() error {
 		return fmt.Errorf("%w: volume %s: no claim", ErrInvalid, s.Name)
 	case s.Owner.Mode > 0o7777:
 		return fmt.Errorf("%w: volume %s: mode %o has more than permission bits", ErrInvalid, s.Name, s.Owner.Mode)
-	case s.From != nil && (s.From.Volume == Name{}) == (s.From.Archive == Name{}):
-		return fmt.Errorf("%w: volume %s: its source has to be one of a volume and an archive", ErrInvalid, s.Name)
+	case s.From != nil && ((s.From.Volume == Name{}) == (s.From.Archive == Name{}) || s.From.Snapshot != Name{} && s.From.Volume == Name{}):
+		return fmt.Errorf("%w: volume %s: its source has to be one of a volume, a snapshot of one, and an archive", ErrInvalid, s.Name)
 	}
 	if _, err := ParseOnDelete(string(s.OnDelete)); err != nil {
 		return fmt.Errorf("volume %s: onDelete: %w", s.Name, err)
@@ -162,8 +165,16 @@ type Volume struct {
 	TookOver bool `json:"tookOver,omitempty"`
 	// RestoredFrom is the volume whose content it got; see Source.Archive.
 	RestoredFrom Name `json:"restoredFrom,omitzero"`
-	// ClonedFrom is the volume whose content it has had from the start; see Source.Volume.
-	ClonedFrom Name `json:"clonedFrom,omitzero"`
+	// ClonedFrom is the volume whose content it has had from the start, or that of
+	// FromSnapshot; see Source.
+	ClonedFrom   Name `json:"clonedFrom,omitzero"`
+	FromSnapshot Name `json:"fromSnapshot,omitzero"`
+	// SnapshotOf is the volume that this is a snapshot of. Claim is the one that had the volume then, Size
+	// what a restored one needs at least, and Export says nothing.
+	SnapshotOf Name `json:"snapshotOf,omitzero"`
+	// Copied says that a snapshot was copied file by file, while the volume was in use: each
+	// file is as of some moment between Created and when it was complete.
+	Copied bool `json:"copied,omitempty"`
 	// Sizing, Share and KeepSnapshots are those of Settings.
 	Sizing        Sizing    `json:"sizing,omitempty"`
 	Share         string    `json:"share,omitempty"`
@@ -199,7 +210,7 @@ func New(s Spec, now time.Time) Volume {
 		v.OnDelete = s.OnDelete
 	}
 	if s.From != nil {
-		v.RestoredFrom, v.ClonedFrom = s.From.Archive, s.From.Volume
+		v.RestoredFrom, v.ClonedFrom, v.FromSnapshot = s.From.Archive, s.From.Volume, s.From.Snapshot
 	}
 	return v
 }

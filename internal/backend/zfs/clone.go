@@ -16,7 +16,7 @@ const clonePrefix = "@berth-"
 
 // Clone implements volume.Cloner: a snapshot, then the clone with its record, then
 // the snapshot is told to go when it has no clone any more.
-func (b *Backend) Clone(ctx context.Context, s volume.Spec) (volume.Volume, error) {
+func (b *Backend) Clone(ctx context.Context, s volume.Spec, _ *volume.Progress) (volume.Volume, error) {
 	if err := b.check(ctx, s); err != nil {
 		return volume.Volume{}, err
 	}

@@ -156,7 +156,7 @@ func steps(t *testing.T) []step {
 			return err
 		}},
 		{"clone", func(ctx context.Context, b *zfs.Backend) error {
-			_, err := b.Clone(ctx, clone)
+			_, err := b.Clone(ctx, clone, nil)
 			return err
 		}},
 		{"delete the clone", gone(clone.Name)},

@@ -280,7 +280,7 @@ func TestWhatIsInAVolumeKeepsItFromBeingDeleted(t *testing.T) {
 		t.Errorf("with a snapshot that is to be kept: got error %v", err)
 	}
 	zfsDestroy(t, dataset+"/pvc-1@mine")
-	if _, err := b.Clone(t.Context(), volumetest.CloneSpec(t, "pvc-2", "pvc-1")); err != nil {
+	if _, err := b.Clone(t.Context(), volumetest.CloneSpec(t, "pvc-2", "pvc-1"), nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.CheckDiscard(t.Context(), v); err != nil {

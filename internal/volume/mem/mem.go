@@ -33,6 +33,8 @@ var (
 	_ volume.UsageMeter = (*Backend)(nil)
 	_ volume.Archiver   = (*Backend)(nil)
 	_ volume.Cloner     = (*Backend)(nil)
+
+	_ volume.Snapshotter = (*Backend)(nil)
 )
 
 // Root is where the Dir of each volume is, which is on no file system.
@@ -56,7 +58,7 @@ func (b *Backend) Create(ctx context.Context, s volume.Spec) (volume.Volume, err
 }
 
 // Clone implements volume.Cloner.
-func (b *Backend) Clone(ctx context.Context, s volume.Spec) (volume.Volume, error) {
+func (b *Backend) Clone(ctx context.Context, s volume.Spec, _ *volume.Progress) (volume.Volume, error) {
 	if err := s.Validate(); err != nil {
 		return volume.Volume{}, err
 	}
@@ -88,10 +90,44 @@ func (b *Backend) make(s volume.Spec) (volume.Volume, error) {
 	if err := b.fill(&v, s); err != nil {
 		return volume.Volume{}, err
 	}
+	b.put(v)
+	return v, nil
+}
+
+func (b *Backend) put(v volume.Volume) {
 	if b.records == nil {
 		b.records = make(map[volume.Name]volume.Volume)
 	}
-	b.records[s.Name] = v
+	b.records[v.Name] = v
+}
+
+// Snapshot implements volume.Snapshotter.
+func (b *Backend) Snapshot(ctx context.Context, s volume.SnapshotSpec, _ *volume.Progress) (volume.Volume, error) {
+	if err := s.Validate(); err != nil {
+		return volume.Volume{}, err
+	}
+	if err := ctx.Err(); err != nil {
+		return volume.Volume{}, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	v, found := b.records[s.Name]
+	switch {
+	case found && !v.IsSnapshot(s):
+		return volume.Volume{}, fmt.Errorf("%w: %s is something else", volume.ErrExists, s.Name)
+	case found && v.State == volume.StateDiscarded:
+		return volume.Volume{}, fmt.Errorf("%w: %s is discarded", volume.ErrBusy, s.Name)
+	case found:
+		return v, nil
+	}
+	of, found := b.records[s.Of]
+	if !found || of.State != volume.StateReady {
+		return volume.Volume{}, fmt.Errorf("%w: there is no %s to take a snapshot of", volume.ErrNotFound, s.Of)
+	}
+	v = volume.NewSnapshot(s, of, time.Now())
+	v.State, v.Rev = volume.StateSnapshot, 1
+	v.Dir = path.Join(Root, ".snapshots", s.Name.String())
+	b.put(v)
 	return v, nil
 }
 
@@ -110,7 +146,9 @@ func (b *Backend) fill(v *volume.Volume, s volume.Spec) error {
 		}
 		delete(b.trees, place(from))
 		delete(b.records, from.Name)
-	} else if from, found := b.records[v.ClonedFrom]; v.ClonedFrom != (volume.Name{}) && (!found || from.State != volume.StateReady) {
+	} else if v.FromSnapshot != (volume.Name{}) && b.records[v.FromSnapshot].State != volume.StateSnapshot {
+		return fmt.Errorf("%w: snapshot %s is not there to be cloned", volume.ErrNotFound, v.FromSnapshot)
+	} else if v.ClonedFrom != (volume.Name{}) && v.FromSnapshot == (volume.Name{}) && b.records[v.ClonedFrom].State != volume.StateReady {
 		return fmt.Errorf("%w: %s is not there to be cloned", volume.ErrNotFound, v.ClonedFrom)
 	} else if v.TookOver = b.trees[place(*v)]; v.TookOver && (s.Existing == "" || s.Existing == volume.ExistingRefuse) {
 		return fmt.Errorf("%w: %s: something lies at %s", volume.ErrForeign, v.Name, v.Path)
@@ -217,7 +255,7 @@ func (b *Backend) Update(ctx context.Context, v volume.Volume) (volume.Volume, e
 // Discard implements volume.Backend.
 func (b *Backend) Discard(ctx context.Context, n volume.Name) error {
 	_, err := b.change(ctx, n, func(old volume.Volume) (volume.Volume, error) {
-		if old.State != volume.StateDiscarded {
+		if old.State != volume.StateDiscarded && old.SnapshotOf == (volume.Name{}) {
 			delete(b.trees, place(old))
 		}
 		old.State = volume.StateDiscarded
@@ -237,9 +275,9 @@ func (b *Backend) Purge(ctx context.Context, n volume.Name) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, clone := range b.records {
-		if clone.ClonedFrom == n {
-			return fmt.Errorf("%w: %s is one of %s", volume.ErrCloned, clone.Name, n)
+	for _, o := range b.records {
+		if o.ClonedFrom == n || o.FromSnapshot == n || o.SnapshotOf == n {
+			return fmt.Errorf("%w: %s needs what is in %s", volume.ErrCloned, o.Name, n)
 		}
 	}
 	delete(b.records, n)

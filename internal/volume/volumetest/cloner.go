@@ -47,7 +47,7 @@ func CloneSpec(t testing.TB, name, source string) volume.Spec {
 
 func cloneOf(t *testing.T, b cloner, name, source string) volume.Volume {
 	t.Helper()
-	v, err := b.Clone(t.Context(), CloneSpec(t, name, source))
+	v, err := b.Clone(t.Context(), CloneSpec(t, name, source), nil)
 	if err != nil {
 		t.Fatalf("Clone(%s) of %s: %v", name, source, err)
 	}
@@ -79,29 +79,29 @@ func cloneAgain(t *testing.T, b cloner) {
 	wantMark(t, first, "pvc-2") // and not what its source holds
 	other := CloneSpec(t, "pvc-2", "pvc-1")
 	other.Claim.UID = "somebody-else"
-	_, err := b.Clone(t.Context(), other)
+	_, err := b.Clone(t.Context(), other, nil)
 	wantError(t, "Clone to a name that is taken", err, volume.ErrExists)
 }
 
 func cloneOfMissing(t *testing.T, b cloner) {
-	_, err := b.Clone(t.Context(), CloneSpec(t, "pvc-2", "pvc-1"))
+	_, err := b.Clone(t.Context(), CloneSpec(t, "pvc-2", "pvc-1"), nil)
 	wantError(t, "Clone of nothing", err, volume.ErrNotFound)
 	create(t, b, Spec(t, "pvc-1"))
 	if err := b.Discard(t.Context(), Spec(t, "pvc-1").Name); err != nil {
 		t.Fatal(err)
 	}
-	_, err = b.Clone(t.Context(), CloneSpec(t, "pvc-2", "pvc-1"))
+	_, err = b.Clone(t.Context(), CloneSpec(t, "pvc-2", "pvc-1"), nil)
 	wantError(t, "Clone of a discarded volume", err, volume.ErrNotFound)
 	wantNames(t, b, "pvc-1")
 }
 
 func cloneInvalid(t *testing.T, b cloner) {
-	_, err := b.Clone(t.Context(), Spec(t, "pvc-2"))
+	_, err := b.Clone(t.Context(), Spec(t, "pvc-2"), nil)
 	wantError(t, "Clone of no volume", err, volume.ErrInvalid)
 	ended, end := context.WithCancel(t.Context())
 	end()
 	create(t, b, Spec(t, "pvc-1"))
-	_, err = b.Clone(ended, CloneSpec(t, "pvc-2", "pvc-1"))
+	_, err = b.Clone(ended, CloneSpec(t, "pvc-2", "pvc-1"), nil)
 	wantError(t, "Clone with an ended context", err, context.Canceled)
 	wantNames(t, b, "pvc-1")
 }

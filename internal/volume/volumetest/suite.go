@@ -53,6 +53,7 @@ func (s Suite) Run(t *testing.T) {
 	}
 	s.runArchiver(t)
 	s.runCloner(t)
+	s.runSnapshotter(t)
 }
 
 // Spec is a valid spec of a volume called name.

@@ -1,0 +1,203 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// workPatience is how long who asks waits for work that may take hours. Below it are the
+// clones and snapshots of storage that need not copy.
+const workPatience = 10 * time.Second
+
+// errCanceled is why work ends of which the result is not wanted any more.
+var errCanceled = fmt.Errorf("%w: it is being deleted", ErrBusy)
+
+// Progress is how far a copy has got. All methods may be called for nil.
+type Progress struct{ files, bytes atomic.Int64 }
+
+// Add counts files, which are copied whole, and bytes.
+func (p *Progress) Add(files, bytes int64) {
+	if p == nil {
+		return
+	}
+	p.files.Add(files)
+	p.bytes.Add(bytes)
+}
+
+// Copied gives what was counted.
+func (p *Progress) Copied() (files, bytes int64) {
+	if p == nil {
+		return 0, 0
+	}
+	return p.files.Load(), p.bytes.Load()
+}
+
+// work is what goes on in the background, by the name of what it makes.
+type work struct {
+	life context.Context // ends with the Manager's
+	end  context.CancelCauseFunc
+
+	mu      sync.Mutex
+	running map[Name]*task
+	barred  map[Name]int // how many calls are deleting what would be made
+}
+
+type task struct {
+	cancel   context.CancelCauseFunc
+	progress Progress
+	ended    chan struct{} // closed when the next two are set
+	made     Volume
+	err      error
+}
+
+func newWork() *work {
+	life, end := context.WithCancelCause(context.Background())
+	return &work{life: life, end: end, running: make(map[Name]*task), barred: make(map[Name]int)}
+}
+
+// do gives what f makes of n. If that takes long it is ErrPending, and f goes on: the next call asks for the
+// same f's result. Ending ctx ends only the waiting.
+func (w *work) do(ctx context.Context, n Name, f func(context.Context, *Progress) (Volume, error)) (Volume, error) {
+	if err := ctx.Err(); err != nil {
+		return Volume{}, err
+	}
+	t, err := w.start(n, f)
+	if err != nil {
+		return Volume{}, err
+	}
+	patience := time.NewTimer(workPatience)
+	defer patience.Stop()
+	select {
+	case <-t.ended:
+		w.collect(n, t)
+		return t.made, t.err
+	case <-patience.C:
+	case <-ctx.Done():
+	}
+	files, bytes := t.progress.Copied()
+	return Volume{}, fmt.Errorf("%w: volume %s is being copied, %d files with %d bytes up to now", ErrPending, n, files, bytes)
+}
+
+// start gives the task of n, which it begins if there is none.
+func (w *work) start(n Name, f func(context.Context, *Progress) (Volume, error)) (*task, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.barred[n] > 0 {
+		return nil, fmt.Errorf("volume %s: %w", n, errCanceled)
+	}
+	if t := w.running[n]; t != nil {
+		return t, nil
+	}
+	ctx, cancel := context.WithCancelCause(w.life)
+	t := &task{cancel: cancel, ended: make(chan struct{})}
+	w.running[n] = t
+	go func() {
+		defer close(t.ended)
+		defer cancel(nil)
+		t.made, t.err = f(ctx, &t.progress)
+	}()
+	return t, nil
+}
+
+func (w *work) collect(n Name, t *task) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.running[n] == t {
+		delete(w.running, n)
+	}
+}
+
+// cancel ends the task of n, if there is one, and waits until it has ended. Until allow is
+// called there is no other one.
+func (w *work) cancel(n Name) (allow func()) {
+	w.mu.Lock()
+	w.barred[n]++
+	t := w.running[n]
+	w.mu.Unlock()
+	if t != nil {
+		t.cancel(errCanceled)
+		<-t.ended
+		w.collect(n, t)
+	}
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.barred[n]--; w.barred[n] == 0 {
+			delete(w.barred, n)
+		}
+	}
+}
+
+// has says whether there is a task of n whose result nobody has asked for.
+func (w *work) has(n Name) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.running[n] != nil
+}
+
+// stop ends all tasks and waits for them. What they leave is gone on with after the next start.
+func (w *work) stop() {
+	w.end(errors.New("the pool is being closed"))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, t := range w.running {
+		<-t.ended
+	}
+}
+
+// pins are volumes that are being copied, and must stay where they are until that is done.
+type pins struct {
+	mu  sync.Mutex
+	all map[Name]*pin
+}
+
+type pin struct {
+	count int
+	free  chan struct{} // closed when count is 0
+}
+
+func (p *pins) add(n Name) (remove func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.all == nil {
+		p.all = make(map[Name]*pin)
+	}
+	if p.all[n] == nil {
+		p.all[n] = &pin{free: make(chan struct{})}
+	}
+	of := p.all[n]
+	of.count++
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if of.count--; of.count == 0 {
+			delete(p.all, n)
+			close(of.free)
+		}
+	}
+}
+
+// wait waits until n is not copied any more. If that takes long it is ErrBusy. Who calls it has the
+// lock of n, so that nobody begins to copy it meanwhile.
+func (p *pins) wait(ctx context.Context, n Name) error {
+	p.mu.Lock()
+	of := p.all[n]
+	p.mu.Unlock()
+	if of == nil {
+		return nil
+	}
+	patience := time.NewTimer(workPatience)
+	defer patience.Stop()
+	select {
+	case <-of.free:
+		return nil
+	case <-patience.C:
+		return fmt.Errorf("%w: volume %s is being copied; it is deleted when that is done", ErrBusy, n)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
