@@ -18,13 +18,13 @@ import (
 // build compiles the program of the module in the folder source into the file target.
 func (p program) build(ctx context.Context, source, target string, log io.Writer) error {
 	started := time.Now()
-	fmt.Fprintf(log, "building the Kubernetes %s %s: this first build takes %s and is done once\n", Version, p.title, p.takes)
-	fmt.Fprintln(log, "(it needs about 5 GB in Go's caches; what is in them, as after an interrupted build, is not compiled again)")
+	fmt.Fprintf(log, "building the %s: this first build takes %s, and is done once\n", p.title, p.takes)
+	fmt.Fprintln(log, "(what is in the caches, as after an interrupted build, is not compiled again)")
 
 	// The go command, when interrupted, leaves gigabytes in its work folder: here
 	// they are removed with the target's.
 	work := filepath.Dir(target)
-	common := []string{"-mod=readonly", "-trimpath", "./" + p.folder}
+	common := []string{"-mod=readonly", "-trimpath", p.pkg}
 	packages, downloads := &progress.Lines{}, &progress.Lines{}
 	list := goCommand(ctx, source, work, append([]string{"list", "-deps"}, common...))
 	list.Stdout, list.Stderr = packages, downloads
@@ -52,7 +52,7 @@ func (p program) build(ctx context.Context, source, target string, log io.Writer
 	return nil
 }
 
-// goCommand prepares the go command in the folder of the control plane's
+// goCommand prepares the go command in the folder of the program's
 // module. Neither a Go workspace around it nor a user's settings for other
 // platforms may change what is built.
 func goCommand(ctx context.Context, source, work string, args []string) *exec.Cmd {

@@ -42,6 +42,9 @@ type Options struct {
 	KubeControllerManagerArgs []string
 	// Scheduler starts kube-scheduler too.
 	Scheduler bool
+	// Snapshots installs the custom resources of snapshot.storage.k8s.io and starts the
+	// snapshot-controller, see SnapshotController.
+	Snapshots bool
 	// Audit has the API server note the requests of service accounts, see Requests.
 	Audit bool
 	// Detach lets the processes go on when this process ends. StopDetached
@@ -58,16 +61,17 @@ type Cluster struct {
 	// Dir is the absolute path of the folder with data, keys and logs.
 	Dir string
 
-	options   Options
-	lock      *os.File
-	client    *http.Client
-	authority *authority
-	apiPort   *port
-	etcdPort  *port
-	peerPort  *port
-	ready     bool
-	stopped   bool
-	processes map[string]*process
+	snapshotController string // the path of its binary
+	options            Options
+	lock               *os.File
+	client             *http.Client
+	authority          *authority
+	apiPort            *port
+	etcdPort           *port
+	peerPort           *port
+	ready              bool
+	stopped            bool
+	processes          map[string]*process
 	// mu is held by each method that starts or stops processes, to its end.
 	mu sync.Mutex
 }
@@ -188,6 +192,11 @@ func (c *Cluster) prepare(ctx context.Context) error {
 	if c.Binary, err = Binary(ctx, c.options.Log); err != nil {
 		return err
 	}
+	if c.options.Snapshots {
+		if c.snapshotController, err = SnapshotController(ctx, c.options.Log); err != nil {
+			return err
+		}
+	}
 	for _, p := range []**port{&c.apiPort, &c.etcdPort, &c.peerPort} {
 		if *p, err = newPort(); err != nil {
 			return err
@@ -219,6 +228,12 @@ func (c *Cluster) start(ctx context.Context) error {
 		return err
 	}
 	c.say("the controllers are at work after %.1f s", time.Since(started).Seconds())
+	if c.options.Snapshots {
+		if err := c.startSnapshots(ctx); err != nil {
+			return err
+		}
+		c.say("the snapshot-controller is started after %.1f s", time.Since(started).Seconds())
+	}
 	c.ready = true
 	return c.noteState()
 }
@@ -231,11 +246,17 @@ func (c *Cluster) startAPIServer(ctx context.Context) error {
 	return c.await(ctx, apiServer, c.apiServerReady)
 }
 
-// startComponent starts a component and notes it at once, so that it can be
-// stopped even if this process ends now.
+// startComponent starts a component that is in the control plane's binary.
 func (c *Cluster) startComponent(name string, flags, more []string) error {
+	args := append([]string{name}, flags...)
+	return c.startProgram(name, c.Binary, append(args, more...))
+}
+
+// startProgram starts a component and notes it at once, so that it can be
+// stopped even if this process ends now.
+func (c *Cluster) startProgram(name, binary string, args []string) error {
 	log := filepath.Join(c.Dir, logDir, name+".log")
-	p, err := startProcess(name, log, c.command(name, flags, more), c.options.Detach)
+	p, err := startProcess(name, log, c.command(binary, args), c.options.Detach)
 	if err != nil {
 		return err
 	}
@@ -261,7 +282,7 @@ func (c *Cluster) stopComponent(ctx context.Context, name string) error {
 // gives up what the cluster holds.
 func (c *Cluster) end() error {
 	var failed error
-	for _, name := range []string{scheduler, controllerManager, apiServer, etcd} {
+	for _, name := range []string{snapshotControllerName, scheduler, controllerManager, apiServer, etcd} {
 		failed = errors.Join(failed, c.stopComponent(context.Background(), name))
 	}
 	if failed == nil && c.options.Detach {

@@ -20,9 +20,8 @@ const serviceRange = "10.96.0.0/16"
 
 // command prepares a component. Of the environment it gets only what it needs:
 // variables like ETCD_NAME would change it.
-func (c *Cluster) command(component string, flags, more []string) *exec.Cmd {
-	args := append([]string{component}, flags...)
-	cmd := exec.Command(c.Binary, append(args, more...)...)
+func (c *Cluster) command(binary string, args []string) *exec.Cmd {
+	cmd := exec.Command(binary, args...)
 	cmd.Dir = c.Dir
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + c.Dir, "TMPDIR=" + os.TempDir()}
 	return cmd

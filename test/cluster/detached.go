@@ -161,7 +161,7 @@ func (c *Cluster) noteState() error {
 		return nil
 	}
 	s := state{Boot: bootID(), Ready: c.ready}
-	for _, name := range []string{etcd, apiServer, controllerManager, scheduler} {
+	for _, name := range []string{etcd, apiServer, controllerManager, scheduler, snapshotControllerName} {
 		if p := c.processes[name]; p != nil {
 			s.Processes = append(s.Processes, p.identity)
 		}

@@ -3,7 +3,6 @@ package cluster
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -20,11 +19,11 @@ const Version = "v1.36.3"
 // modulePath is the first line of the go.mod that marks Berth's source tree.
 const modulePath = "module github.com/berth-storage/berth\n"
 
-// sourceDir returns the folder of the control plane's Go module. The place of
+// sourceDir returns the folder of the program's Go module. The place of
 // this file, which the compiler noted, is right under "go test" and "go run"
 // whatever the working directory is; a binary built with -trimpath has no such
 // note and looks from the working directory upwards.
-func sourceDir() (string, error) {
+func (p program) sourceDir() (string, error) {
 	_, file, _, _ := runtime.Caller(0)
 	starts := []string{filepath.Dir(file)}
 	if cwd, err := os.Getwd(); err == nil {
@@ -32,10 +31,10 @@ func sourceDir() (string, error) {
 	}
 	for _, start := range starts {
 		if root, ok := moduleRoot(start); ok {
-			return filepath.Join(root, "test", "controlplane"), nil
+			return filepath.Join(root, "test", p.module), nil
 		}
 	}
-	return "", errors.New("the source of the control plane was not found: run this in Berth's source tree")
+	return "", fmt.Errorf("the source of the %s was not found: run this in Berth's source tree", p.title)
 }
 
 // moduleRoot walks up from start to the folder of Berth's go.mod.
@@ -57,9 +56,9 @@ func moduleRoot(start string) (string, bool) {
 // sourceKey names the binary that the module in dir gives on this platform:
 // it changes with everything that the binary is made of.
 func (p program) sourceKey(dir string) (string, error) {
-	files, err := filepath.Glob(filepath.Join(dir, p.folder, "*.go"))
+	files, err := filepath.Glob(filepath.Join(dir, p.pkg, "*.go")) // none if another module has the package
 	if err != nil {
-		return "", fmt.Errorf("listing the control plane's source: %w", err)
+		return "", fmt.Errorf("listing the source of the %s: %w", p.title, err)
 	}
 	files = append(files, filepath.Join(dir, "go.mod"), filepath.Join(dir, "go.sum"))
 	slices.Sort(files)
@@ -69,13 +68,13 @@ func (p program) sourceKey(dir string) (string, error) {
 	for _, name := range files {
 		file, err := os.Open(name)
 		if err != nil {
-			return "", fmt.Errorf("reading the control plane's source (is the source tree complete?): %w", err)
+			return "", fmt.Errorf("reading the source of the %s (is the source tree complete?): %w", p.title, err)
 		}
 		content := sha256.New()
 		_, err = io.Copy(content, file)
 		file.Close()
 		if err != nil {
-			return "", fmt.Errorf("reading the control plane's source: %w", err)
+			return "", fmt.Errorf("reading the source of the %s: %w", p.title, err)
 		}
 		fmt.Fprintf(sum, "%x %s\n", content.Sum(nil), filepath.Base(name))
 	}

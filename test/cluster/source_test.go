@@ -8,7 +8,7 @@ import (
 )
 
 func TestVersionIsThatOfTheModule(t *testing.T) {
-	source, err := sourceDir()
+	source, err := controlPlane.sourceDir()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +93,7 @@ func TestModuleRootSkipsNestedModules(t *testing.T) {
 func TestBinaryIsTakenFromTheCache(t *testing.T) {
 	cache := t.TempDir()
 	t.Setenv("BERTH_CACHE", cache)
-	source, err := sourceDir()
+	source, err := controlPlane.sourceDir()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,7 +21,7 @@ type makes func(ctx context.Context, log io.Writer) (file string, err error)
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := prepare(ctx, os.Stderr, []makes{cluster.Binary, cluster.Kubelet}, []makes{vm.Image, vm.OpenZFS})
+	err := prepare(ctx, os.Stderr, []makes{cluster.Binary, cluster.Kubelet, cluster.SnapshotController}, []makes{vm.Image, vm.OpenZFS})
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "prepare:", err)
