@@ -36,19 +36,19 @@ func (b *Backend) Clone(ctx context.Context, s volume.Spec, _ *volume.Progress) 
 	case !errors.Is(err, volume.ErrNotFound):
 		return volume.Volume{}, err
 	}
-	source, d, err := b.among(all, s.From.Volume)
-	if err == nil && source.State != volume.StateReady {
-		err = fmt.Errorf("%w: it is %s", volume.ErrNotFound, source.State)
-	}
+	host, err := b.host(ctx, all, v)
 	if err != nil {
 		return volume.Volume{}, fmt.Errorf("volume %s: what it shall be cloned from: %w", s.Name, err)
 	}
-	if s.Settings.Properties, err = b.unfixed(ctx, s, d.name); err != nil {
+	if s.Settings.Properties, err = b.unfixed(ctx, s, host); err != nil {
 		return volume.Volume{}, err
 	}
-	snapshot := d.name + clonePrefix + s.Name.String()
-	if err := b.snapshot(ctx, s.Name, snapshot); err != nil {
-		return volume.Volume{}, b.refused("cloning", v, err)
+	snapshot := host + "@" + v.FromSnapshot.String()
+	if v.FromSnapshot == (volume.Name{}) {
+		snapshot = host + clonePrefix + s.Name.String()
+		if err := b.snapshot(ctx, s.Name, snapshot); err != nil {
+			return volume.Volume{}, b.refused("cloning", v, err)
+		}
 	}
 	args, err := b.options(v, s.Settings, true)
 	if err != nil {
@@ -61,6 +61,8 @@ func (b *Backend) Clone(ctx context.Context, s volume.Spec, _ *volume.Progress) 
 		return b.resume(ctx, s, err)
 	case errors.Is(err, volume.ErrUnknown):
 		return volume.Volume{}, b.refused("cloning", v, err) // it may be there, and need the snapshot
+	case v.FromSnapshot != volume.Name{}:
+		return volume.Volume{}, b.refused("cloning", v, err)
 	default:
 		return volume.Volume{}, errors.Join(b.refused("cloning", v, err), b.destroySnapshot(ctx, snapshot))
 	}
@@ -96,6 +98,27 @@ func (b *Backend) unfixed(ctx context.Context, s volume.Spec, source string) (ma
 		delete(kept, name)
 	}
 	return kept, nil
+}
+
+// host gives the dataset that has the snapshot that v is to be cloned from, or is to get it. all has the
+// volume of that.
+func (b *Backend) host(ctx context.Context, all []*dataset, v volume.Volume) (string, error) {
+	if v.FromSnapshot != (volume.Name{}) {
+		name, err := b.findSnapshot(ctx, v.FromSnapshot)
+		if err == nil && name == "" {
+			err = fmt.Errorf("%w: there is no snapshot %s", volume.ErrNotFound, v.FromSnapshot)
+		}
+		host, _, _ := strings.Cut(name, "@")
+		return host, err
+	}
+	source, d, err := b.among(all, v.ClonedFrom)
+	if err != nil {
+		return "", err
+	}
+	if source.State != volume.StateReady {
+		return "", fmt.Errorf("%w: it is %s", volume.ErrNotFound, source.State)
+	}
+	return d.name, nil
 }
 
 // snapshot makes one for the clone n. One that an earlier call has made holds what the

@@ -13,6 +13,7 @@ const (
 	propPool     = "berth:pool"     // of the private dataset: the pool's identity
 	propAdoption = "berth:adoption" // likewise: the account of a finished adoption
 	propClone    = "berth:clone"    // of a snapshot: the volume that it was made for
+	propSnapshot = "berth:snapshot" // of a snapshot that was asked for: its record
 )
 
 // Sources of properties: set on the dataset itself, and come with zfs receive.

@@ -20,7 +20,7 @@ func (b *Backend) CheckDiscard(ctx context.Context, v volume.Volume) error {
 	}
 	for _, d := range all {
 		switch {
-		case d.name == name, d.isSnapshot() && (!v.KeepSnapshots || d.local(propClone) != ""):
+		case d.name == name, d.isSnapshot() && (!v.KeepSnapshots || d.local(propClone) != "" || d.local(propSnapshot) != ""):
 		case strings.HasPrefix(d.name, name+"@"):
 			return fmt.Errorf("%w: volume %s is not deleted as long as it has snapshots, like %s (destroySnapshots is false): destroy them, or retain the volume",
 				volume.ErrConflict, v.Name, d.name)
@@ -35,12 +35,21 @@ func (b *Backend) CheckDiscard(ctx context.Context, v volume.Volume) error {
 // below gives the dataset with all that is below it, snapshots too. None if there is
 // no such dataset.
 func (b *Backend) below(ctx context.Context, name string) ([]*dataset, error) {
-	return b.ask(ctx, []string{propRecord, propClone, "defer_destroy", "origin"}, "-r", name)
+	return b.ask(ctx, []string{propRecord, propClone, propSnapshot, "defer_destroy", "origin"}, "-r", name)
 }
 
 // Discard implements volume.Backend. What is renamed into the private dataset inherits
 // from it that it is mounted nowhere, and what is not mounted is not shared.
 func (b *Backend) Discard(ctx context.Context, n volume.Name) error {
+	if name, err := b.findSnapshot(ctx, n); err != nil {
+		return err
+	} else if name != "" {
+		v, err := b.readSnapshot(ctx, n, name)
+		if err != nil {
+			return err
+		}
+		return b.discardSnapshot(ctx, v, name)
+	}
 	v, d, err := b.read(ctx, n)
 	if err != nil {
 		return err
@@ -54,12 +63,14 @@ func (b *Backend) Discard(ctx context.Context, n volume.Name) error {
 	switch {
 	case err == nil:
 		b.setDiscarded(n, true)
+		b.snapshotsMoved(d.name, aside)
 		b.setShared(d.name, off)
 		return nil
 	case said(err, saysExists):
 		return fmt.Errorf("%w: volume %s: there is another dataset %s already, which has to be purged first: %w", volume.ErrBusy, n, aside, err)
 	case errors.Is(err, volume.ErrUnknown):
 		b.setUnsure(n) // the next question is to tell
+		b.snapshotsUnknown()
 		return fmt.Errorf("discarding volume %s: %w", n, err)
 	default:
 		return b.refused("discarding", v, err)
@@ -79,6 +90,15 @@ func (b *Backend) rename(ctx context.Context, n volume.Name, d *dataset, to stri
 // Purge implements volume.Backend. No dataset is destroyed together with others: what
 // is in the way is looked at first.
 func (b *Backend) Purge(ctx context.Context, n volume.Name) error {
+	if name, err := b.findSnapshot(ctx, n); err != nil {
+		return err
+	} else if name != "" {
+		v, err := b.readSnapshot(ctx, n, name)
+		if err != nil {
+			return err
+		}
+		return b.purgeSnapshot(ctx, v, name)
+	}
 	v, d, err := b.read(ctx, n)
 	if errors.Is(err, volume.ErrNotFound) && b.isDiscarded(n) {
 		b.setDiscarded(n, false) // by a command whose outcome was not known
@@ -125,9 +145,9 @@ func (b *Backend) isDiscarded(n volume.Name) bool {
 	return b.discarded[n]
 }
 
-// destroySnapshots destroys the snapshots of v, which is discarded. Those that clones
-// stand on destroy themselves with the last one, or go to a clone that is promoted.
-// ErrCloned if there are such.
+// destroySnapshots destroys the snapshots of v, which is discarded, but not those that were asked
+// for by themselves. Those that clones stand on destroy themselves with the last one, or go to a
+// clone that is promoted. ErrCloned if there are such.
 func (b *Backend) destroySnapshots(ctx context.Context, v volume.Volume, d *dataset) error {
 	held, err := b.snapshots(ctx, v, d.name)
 	if err == nil && len(held) > 0 && b.o.OnClones == OnClonesPromote {
@@ -143,7 +163,7 @@ func (b *Backend) destroySnapshots(ctx context.Context, v volume.Volume, d *data
 			return err
 		}
 	}
-	return fmt.Errorf("%w: of its snapshot %s; its space is freed when they are deleted", volume.ErrCloned, held[0])
+	return fmt.Errorf("%w, or others snapshots: there is %s; its space is freed when they are deleted", volume.ErrCloned, held[0])
 }
 
 // snapshots destroys those of name, at once or when they have no clones any more, and gives
@@ -159,7 +179,7 @@ func (b *Backend) snapshots(ctx context.Context, v volume.Volume, name string) (
 		case s.name == name:
 		case !strings.HasPrefix(s.name, name+"@"):
 			return nil, fmt.Errorf("%w: volume %s is not purged: there is a dataset in it, %s, which Berth did not make: move it (zfs rename), or destroy it", volume.ErrBusy, v.Name, s.name)
-		case s.value("defer_destroy") == "on":
+		case s.value("defer_destroy") == "on" || s.local(propSnapshot) != "":
 			held = append(held, s.name)
 		default:
 			destroyed = true
@@ -196,10 +216,9 @@ func (b *Backend) promote(ctx context.Context, held []string) error {
 				continue
 			}
 			// The newest one that has a clone of ours; the other clones are clones of that then.
-			if _, err := b.zfs(ctx, "promote", d.name); err != nil {
-				return err
-			}
-			return nil
+			_, err := b.zfs(ctx, "promote", d.name)
+			b.snapshotsUnknown() // they are that one's
+			return err
 		}
 	}
 	return nil // clones of clones that wait themselves, or somebody else's

@@ -104,6 +104,9 @@ func (b *Backend) Capacity(ctx context.Context) (volume.Capacity, error) {
 
 // Usage implements volume.UsageMeter: what the dataset refers to, as refquota counts it.
 func (b *Backend) Usage(ctx context.Context, v volume.Volume) (volume.Usage, error) {
+	if v.SnapshotOf != (volume.Name{}) {
+		return volume.Usage{}, fmt.Errorf("%w: snapshot %s shares what it takes up with others", volume.ErrUnsupported, v.Name)
+	}
 	name := b.dataset(v.Name)
 	if d, found := b.seen.find(name); found {
 		return d.usage, nil

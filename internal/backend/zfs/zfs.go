@@ -40,6 +40,8 @@ type Backend struct {
 	// and not shared.
 	shared, remounted map[string]bool
 	seen              seen
+	// snapshotNames are the full names of our snapshots; nil if they have to be looked for.
+	snapshotNames map[volume.Name]string
 	// devices are the numbers of file systems that were unmounted while an NFS server had them in use.
 	devices map[volume.Name]uint64
 
@@ -52,6 +54,7 @@ var (
 	_ volume.UsageMeter     = (*Backend)(nil)
 	_ volume.Mounter        = (*Backend)(nil)
 	_ volume.Cloner         = (*Backend)(nil)
+	_ volume.Snapshotter    = (*Backend)(nil)
 	_ volume.Configurable   = (*Backend)(nil)
 	_ volume.DiscardChecker = (*Backend)(nil)
 )
@@ -126,6 +129,11 @@ func (b *Backend) check(ctx context.Context, s volume.Spec) error {
 	}
 	if err := b.CheckSettings(s.Settings); err != nil {
 		return fmt.Errorf("volume %s: %w", s.Name, err)
+	}
+	if name, err := b.findSnapshot(ctx, s.Name); err != nil {
+		return err
+	} else if name != "" {
+		return fmt.Errorf("%w: %s is the name of snapshot %s", volume.ErrExists, s.Name, name)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -236,6 +244,11 @@ func (b *Backend) settle(ctx context.Context, v volume.Volume) (volume.Volume, e
 
 // Get implements volume.Backend.
 func (b *Backend) Get(ctx context.Context, n volume.Name) (volume.Volume, error) {
+	if name, err := b.findSnapshot(ctx, n); err != nil {
+		return volume.Volume{}, err
+	} else if name != "" {
+		return b.readSnapshot(ctx, n, name)
+	}
 	v, _, err := b.read(ctx, n)
 	return v, err
 }
@@ -341,11 +354,14 @@ func (b *Backend) List(ctx context.Context) iter.Seq2[volume.Volume, error] {
 			return
 		}
 		b.note(all)
-		b.yield(all, yield)
+		if !b.yield(all, yield) {
+			return
+		}
+		b.listSnapshots(ctx)(yield)
 	}
 }
 
-func (b *Backend) yield(all []*dataset, yield func(volume.Volume, error) bool) {
+func (b *Backend) yield(all []*dataset, yield func(volume.Volume, error) bool) (more bool) {
 	aside := func(d *dataset) bool { return strings.HasPrefix(d.name, b.private()+"/") }
 	slices.SortStableFunc(all, func(x, y *dataset) int { // the discarded ones first
 		switch {
@@ -367,13 +383,19 @@ func (b *Backend) yield(all []*dataset, yield func(volume.Volume, error) bool) {
 			discarded[v.Name] = true
 		}
 		if !yield(v, err) {
-			return
+			return false
 		}
 	}
+	return true
 }
 
 // Update implements volume.Backend.
 func (b *Backend) Update(ctx context.Context, v volume.Volume) (volume.Volume, error) {
+	if name, err := b.findSnapshot(ctx, v.Name); err != nil {
+		return volume.Volume{}, err
+	} else if name != "" {
+		return b.updateSnapshot(ctx, v, name)
+	}
 	old, d, err := b.read(ctx, v.Name)
 	if err != nil {
 		return volume.Volume{}, err

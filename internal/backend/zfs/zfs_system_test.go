@@ -358,11 +358,11 @@ func TestClonesHaveTheCaseOfTheirSource(t *testing.T) {
 	}
 	s := volumetest.CloneSpec(t, "pvc-2", "pvc-1")
 	s.Settings.Properties = map[string]string{"casesensitivity": "insensitive"}
-	if _, err := b.Clone(t.Context(), s); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), "which is mixed and cannot be insensitive") {
+	if _, err := b.Clone(t.Context(), s, nil); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), "which is mixed and cannot be insensitive") {
 		t.Errorf("got error %v", err)
 	}
 	s.Settings.Properties = map[string]string{"casesensitivity": "mixed", "exec": "off"}
-	if _, err := b.Clone(t.Context(), s); err != nil {
+	if _, err := b.Clone(t.Context(), s, nil); err != nil {
 		t.Fatal(err)
 	}
 	if got := strings.Fields(zfsRun(t, "get", "-H", "-o", "value", "casesensitivity,exec,atime", dataset+"/pvc-2")); !slices.Equal(got, []string{"mixed", "off", "on"}) {

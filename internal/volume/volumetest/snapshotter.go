@@ -24,7 +24,7 @@ func (s Suite) runSnapshotter(t *testing.T) {
 		{"SnapshotAgain", snapshotAgain},
 		{"SnapshotOfMissing", snapshotOfMissing},
 		{"SnapshotInvalid", snapshotInvalid},
-		{"Restore", restoreSnapshot},
+		{"RestoreSnapshot", restoreSnapshot},
 		{"RestoreOfMissing", restoreOfMissing},
 		{"SnapshotIsDeletedFirst", func(t *testing.T, b snapshotter) { snapshotsInOrder(t, b, "snap-1", "pvc-1", "pvc-2") }},
 		{"SourceIsDeletedFirst", func(t *testing.T, b snapshotter) { snapshotsInOrder(t, b, "pvc-1", "snap-1", "pvc-2") }},

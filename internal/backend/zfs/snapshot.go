@@ -1,0 +1,283 @@
+package zfs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/berth-storage/berth/internal/volume"
+)
+
+// Properties that tell all of a snapshot.
+var snapshotProperties = []string{propSnapshot, "defer_destroy"}
+
+// Snapshot implements volume.Snapshotter: one command makes it with its record, which is a user
+// property. ZFS takes it between two of its transactions, so that all that was written before is in it,
+// on disk or not.
+func (b *Backend) Snapshot(ctx context.Context, s volume.SnapshotSpec, _ *volume.Progress) (volume.Volume, error) {
+	if err := ctx.Err(); err != nil {
+		return volume.Volume{}, context.Cause(ctx)
+	}
+	if err := s.Validate(); err != nil {
+		return volume.Volume{}, err
+	}
+	switch old, err := b.Get(ctx, s.Name); {
+	case err == nil && !old.IsSnapshot(s):
+		return volume.Volume{}, fmt.Errorf("%w: %s is something else, that of claim %s", volume.ErrExists, s.Name, old.Claim)
+	case err == nil && old.State != volume.StateSnapshot:
+		return volume.Volume{}, fmt.Errorf("%w: snapshot %s is %s", volume.ErrBusy, s.Name, old.State)
+	case err == nil:
+		return old, nil
+	case !errors.Is(err, volume.ErrNotFound):
+		return volume.Volume{}, err
+	}
+	of, d, err := b.read(ctx, s.Of)
+	if err == nil && of.State != volume.StateReady {
+		err = fmt.Errorf("%w: it is %s", volume.ErrNotFound, of.State)
+	}
+	if err != nil {
+		return volume.Volume{}, fmt.Errorf("snapshot %s of volume %s: %w", s.Name, s.Of, err)
+	}
+	name := d.name + "@" + s.Name.String()
+	if len(b.aside(s.Of))+len("@")+len(s.Name.String()) > maxDataset {
+		return volume.Volume{}, fmt.Errorf("%w: snapshot %s of volume %s: its name is longer than ZFS allows: choose a parent dataset with a shorter name", volume.ErrInvalid, s.Name, s.Of)
+	}
+	v := volume.NewSnapshot(s, of, time.Now())
+	v.State, v.Rev = volume.StateSnapshot, 1
+	record, err := encode(v)
+	if err != nil {
+		return volume.Volume{}, err
+	}
+	_, err = b.zfs(ctx, "snapshot", "-o", propSnapshot+"="+record, name)
+	switch {
+	case said(err, saysExists):
+		return volume.Volume{}, fmt.Errorf("%w: snapshot %s is somebody else's: rename or destroy it", volume.ErrForeign, name)
+	case errors.Is(err, volume.ErrUnknown):
+		b.snapshotsUnknown()
+		return volume.Volume{}, fmt.Errorf("snapshot %s of volume %s: %w", s.Name, s.Of, err)
+	case err != nil:
+		return volume.Volume{}, fmt.Errorf("snapshot %s: %w", s.Name, b.refused("taking a snapshot of", of, err))
+	}
+	b.snapshotAt(s.Name, name)
+	v.Dir = snapshotDir(d, s.Name)
+	return v, nil
+}
+
+// snapshotDir is where clients and this host see what is in a snapshot, if its volume d is mounted. It
+// is there whether snapdir is visible or not.
+func snapshotDir(d *dataset, n volume.Name) string {
+	if at := d.value("mountpoint"); d.value("mounted") == "yes" && strings.HasPrefix(at, "/") {
+		return path.Join(at, ".zfs", "snapshot", n.String())
+	}
+	return ""
+}
+
+// findSnapshot gives the full name of the snapshot n; "" if n is none.
+func (b *Backend) findSnapshot(ctx context.Context, n volume.Name) (string, error) {
+	b.mu.Lock()
+	name, indexed := b.snapshotNames[n], b.snapshotNames != nil
+	b.mu.Unlock()
+	if indexed {
+		return name, nil
+	}
+	for _, err := range b.listSnapshots(ctx) {
+		if errors.Is(err, volume.ErrUnknown) {
+			return "", err
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.snapshotNames[n], nil
+}
+
+func (b *Backend) snapshotAt(n volume.Name, name string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.snapshotNames != nil {
+		b.snapshotNames[n] = name
+	}
+}
+
+// snapshotsUnknown is for when they may be elsewhere. They are looked for again before the next question.
+func (b *Backend) snapshotsUnknown() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.snapshotNames = nil
+}
+
+// snapshotsMoved says that a dataset has another name, and its snapshots with it.
+func (b *Backend) snapshotsMoved(from, to string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for n, name := range b.snapshotNames {
+		if rest, of := strings.CutPrefix(name, from+"@"); of {
+			b.snapshotNames[n] = to + "@" + rest
+		}
+	}
+}
+
+// readSnapshot reads the snapshot n, whose full name is given.
+func (b *Backend) readSnapshot(ctx context.Context, n volume.Name, name string) (volume.Volume, error) {
+	of, _, _ := strings.Cut(name, "@")
+	all, err := b.ask(ctx, append([]string{"mounted", "mountpoint"}, snapshotProperties...), b.o.Dataset, of, name)
+	if err != nil {
+		return volume.Volume{}, fmt.Errorf("snapshot %s: %w", n, err)
+	}
+	d := find(all, name)
+	switch {
+	case find(all, b.o.Dataset) == nil:
+		return volume.Volume{}, fmt.Errorf("%w: snapshot %s: the pool's own dataset %s does not exist", volume.ErrUnknown, n, b.o.Dataset)
+	case d == nil:
+		b.snapshotsUnknown() // it may be another dataset's since somebody promoted that
+		return volume.Volume{}, fmt.Errorf("%w: %s", volume.ErrNotFound, n)
+	}
+	v, ours, err := b.decodeSnapshot(d)
+	if err == nil && !ours {
+		err = fmt.Errorf("%w: %s: snapshot %s is somebody else's", volume.ErrNotFound, n, name)
+	}
+	if host := find(all, of); host != nil && err == nil {
+		v.Dir = snapshotDir(host, n)
+	}
+	return v, err
+}
+
+// decodeSnapshot gives the snapshot that d is. It is ours only if the record was written on d
+// itself, and for it.
+func (b *Backend) decodeSnapshot(d *dataset) (v volume.Volume, ours bool, err error) {
+	record := d.local(propSnapshot)
+	of, last, isSnapshot := strings.Cut(d.name, "@")
+	if parent := path.Dir(of); record == "" || !isSnapshot || parent != b.o.Dataset && parent != b.private() {
+		return v, false, nil
+	}
+	if err := json.Unmarshal([]byte(record), &v); err != nil {
+		return volume.Volume{}, false, fmt.Errorf("snapshot %s: its property %s is no record: %w", d.name, propSnapshot, err)
+	}
+	if v.Name.String() != last || v.SnapshotOf == (volume.Name{}) || v.State != volume.StateSnapshot && v.State != volume.StateDiscarded {
+		return volume.Volume{}, false, fmt.Errorf("snapshot %s: its property %s is that of snapshot %s: rename the snapshot back, or remove the property (zfs inherit %s %s)",
+			d.name, propSnapshot, v.Name, propSnapshot, d.name)
+	}
+	if d.value("defer_destroy") == "on" {
+		v.State = volume.StateDiscarded
+	}
+	return v, true, nil
+}
+
+// listSnapshots gives every snapshot that is ours, and notes where they are. Of the others, of
+// which there may be hundreds of thousands, zfs prints nothing.
+func (b *Backend) listSnapshots(ctx context.Context) func(yield func(volume.Volume, error) bool) {
+	return func(yield func(volume.Volume, error) bool) {
+		out, err := b.zfs(ctx, get([]string{propSnapshot}, "-r", "-slocal", b.o.Dataset)...)
+		if err != nil {
+			if ctx.Err() == nil && !errors.Is(err, volume.ErrUnknown) {
+				err = fmt.Errorf("%w: %w", volume.ErrUnknown, err)
+			}
+			yield(volume.Volume{}, err)
+			return
+		}
+		all, err := parse(out)
+		if err != nil && !yield(volume.Volume{}, err) {
+			return
+		}
+		found, at := map[volume.Name]volume.Volume{}, map[volume.Name]string{}
+		var bad []error
+		for _, d := range all {
+			v, ours, err := b.decodeSnapshot(d)
+			switch before := at[v.Name]; {
+			case err != nil:
+				bad = append(bad, err)
+			case ours && before != "":
+				bad = append(bad, fmt.Errorf("snapshots %s and %s have one name and Berth's property %s: rename one of them, or remove its property (zfs inherit)", before, d.name, propSnapshot))
+			case ours:
+				found[v.Name], at[v.Name] = v, d.name
+			}
+		}
+		b.mu.Lock()
+		b.snapshotNames = at
+		b.mu.Unlock()
+		for _, err := range bad {
+			if !yield(volume.Volume{}, err) {
+				return
+			}
+		}
+		for _, n := range slices.SortedFunc(maps.Keys(found), func(x, y volume.Name) int { return strings.Compare(x.String(), y.String()) }) {
+			if !yield(found[n], nil) {
+				return
+			}
+		}
+	}
+}
+
+// discardSnapshot destroys a snapshot, or, if it has clones, has it go with the last of them. Its
+// record says so first: ZFS tells of that only who asks for this very snapshot.
+func (b *Backend) discardSnapshot(ctx context.Context, v volume.Volume, name string) error {
+	if v.State == volume.StateSnapshot {
+		err := b.patiently(ctx, "destroy", name)
+		if err == nil || said(err, saysMissing) {
+			b.mu.Lock()
+			delete(b.snapshotNames, v.Name)
+			b.mu.Unlock()
+			return nil
+		}
+		if !said(err, saysHolds) {
+			return fmt.Errorf("deleting snapshot %s: %w", v.Name, meaning(err))
+		}
+		v.State = volume.StateDiscarded
+		if _, err := b.saveSnapshot(ctx, v, name); err != nil {
+			return err
+		}
+	}
+	if err := b.destroySnapshot(ctx, name); err != nil {
+		return fmt.Errorf("deleting snapshot %s: %w", v.Name, meaning(err))
+	}
+	return nil
+}
+
+// purgeSnapshot waits for the clones of a snapshot: the last one takes it along.
+func (b *Backend) purgeSnapshot(ctx context.Context, v volume.Volume, name string) error {
+	if v.State != volume.StateDiscarded {
+		return fmt.Errorf("%w: snapshot %s is not discarded", volume.ErrConflict, v.Name)
+	}
+	if err := b.destroySnapshot(ctx, name); err != nil {
+		return fmt.Errorf("purging snapshot %s: %w", v.Name, meaning(err))
+	}
+	all, err := b.ask(ctx, snapshotProperties, b.o.Dataset, name)
+	switch {
+	case err != nil:
+		return fmt.Errorf("purging snapshot %s: %w", v.Name, err)
+	case find(all, name) != nil:
+		return fmt.Errorf("%w: of snapshot %s; its space is freed when they are deleted", volume.ErrCloned, name)
+	}
+	b.snapshotsUnknown()
+	return nil
+}
+
+// saveSnapshot writes the record of a snapshot, with the next revision.
+func (b *Backend) saveSnapshot(ctx context.Context, v volume.Volume, name string) (volume.Volume, error) {
+	v.Rev++
+	record, err := encode(v)
+	if err != nil {
+		return volume.Volume{}, err
+	}
+	if _, err := b.zfs(ctx, "set", propSnapshot+"="+record, name); err != nil {
+		return volume.Volume{}, fmt.Errorf("recording snapshot %s: %w", v.Name, meaning(err))
+	}
+	return v, nil
+}
+
+// updateSnapshot is Update for a snapshot.
+func (b *Backend) updateSnapshot(ctx context.Context, v volume.Volume, name string) (volume.Volume, error) {
+	old, err := b.readSnapshot(ctx, v.Name, name)
+	if err != nil {
+		return volume.Volume{}, err
+	}
+	if old.Rev != v.Rev {
+		return volume.Volume{}, fmt.Errorf("%w: the record of snapshot %s is at revision %d, not %d", volume.ErrConflict, v.Name, old.Rev, v.Rev)
+	}
+	return b.saveSnapshot(ctx, v, name)
+}
