@@ -16,12 +16,12 @@ var (
 	snap     = dataset + `@[A-Za-z0-9._:-]+`
 	setting  = `(-o ?)?(mountpoint=none|[a-z0-9][a-z0-9:._-]*=[^\x00]*)`
 	readable = `tank/volumes([/@][A-Za-z0-9._:/@-]*)?`
-	reading  = `(-[Hpr]*([od] ?[A-Za-z0-9:,._-]+)? )*`
+	reading  = `(-[Hpr]*([ods] ?[A-Za-z0-9:,._-]+)? )*`
 	allowed  = regexp.MustCompile(`^(sudo -n -- )?(` + strings.Join([]string{
 		`zfs create (` + setting + ` )*(` + dataset + `|` + folder + `)`,
 		`zfs clone (` + setting + ` )*` + snap + ` ` + dataset,
 		`zfs snapshot (` + setting + ` )*` + snap,
-		`zfs set (` + setting + ` )+(` + dataset + `|` + folder + `)`,
+		`zfs set (` + setting + ` )+(` + dataset + `|` + snap + `|` + folder + `)`,
 		`zfs destroy (-d+ )*(` + dataset + `|` + snap + `)`,
 		`zfs rename ` + dataset + ` ` + dataset,
 		`zfs (mount|unmount|share|promote) ` + dataset,
@@ -41,6 +41,7 @@ func FuzzScript(f *testing.F) {
 		"zfs create -o refquota=1 -o berth:record={} tank/volumes/pvc-1", "zfs get -Hp -o name,value -d1 all tank/volumes", "zfs destroy -d tank/volumes/pvc-1@x",
 		"zfs destroy tank/other", "zfs set mountpoint=/etc tank/volumes/pvc-1", "env LC_ALL=C PATH=/bin sudo -n -- zfs mount tank/volumes/pvc-1", "chown 0:0 /etc",
 		"zfs rename tank/volumes/a tank/volumes/.berth/a", "berth-zfs lock tank/volumes", "zfs clone tank/volumes/a@b tank/volumes/c", "zfs list -o name tank/volumes",
+		"zfs get -Hp -r -slocal -o name a:b tank/volumes", "zfs set a:b=c tank/volumes/a@b",
 	} {
 		f.Add(run.Quote(words(argv)))
 	}
@@ -67,7 +68,7 @@ func FuzzScript(f *testing.F) {
 			if slices.Contains(never, name) && word != "mountpoint=none" && word != "-omountpoint=none" && value != "" {
 				t.Errorf("%q ran %q, with the property %s", line, ran, name)
 			}
-			if i > 0 && strings.HasPrefix(word, "-") && !slices.Contains([]string{"-n", "--", "-h", "-E", "-o", "--hold"}, word) && !regexp.MustCompile(`^-[Hprd]*([od].*)?$`).MatchString(word) {
+			if i > 0 && strings.HasPrefix(word, "-") && !slices.Contains([]string{"-n", "--", "-h", "-E", "-o", "--hold"}, word) && !regexp.MustCompile(`^-[Hprd]*([ods].*)?$`).MatchString(word) {
 				t.Errorf("%q ran %q, with the option %s", line, ran, word)
 			}
 		}

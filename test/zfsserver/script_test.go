@@ -120,6 +120,8 @@ func TestScriptLetsBerthsCommandsThrough(t *testing.T) {
 			words("zfs create -o mountpoint=none -o canmount=off -o sharenfs=off -o berth:identity=a-b tank/volumes/.berth"),
 			words("zfs get -Hp -o name,property,value,source berth:record,refquota,available tank/volumes tank/volumes/pvc-1"),
 			words("zfs get -Hp -d1 -o name,value all tank/volumes"),
+			words("zfs get -Hp -o name,value -r -slocal berth:snapshot tank/volumes"),
+			words("zfs set berth:snapshot={} tank/volumes/pvc-1@snapshot-1"),
 			words("zfs snapshot -o berth:clone=pvc-2 tank/volumes/pvc-1@berth-pvc-2"),
 			words("zfs destroy -d tank/volumes/.berth/pvc-1@-of_an-Administrator:2"),
 			words("zfs get -Hpr -d 1 all tank/volumes"),
@@ -211,7 +213,7 @@ func TestScriptRefuses(t *testing.T) {
 		"zfs list tank/volumes/../other", "zfs list tank/volumes/..", "zfs list /", "zfs get all tank", "zfs get -r all tank", "zfs get all", "zfs list -r",
 		"zfs rename tank/volumes/pvc-1 tank/other/pvc-1", "zfs rename tank/other tank/volumes/pvc-1", "zfs clone tank/other@x tank/volumes/pvc-1",
 		"zfs clone tank/volumes/pvc-1@x tank/other", "zfs promote tank/other", "zfs snapshot tank/volumes@x", "zfs snapshot tank/other@x",
-		"zfs set refquota=1 tank/volumes", "zfs set refquota=1 tank", "zfs mount tank/other", "zfs unmount /etc", "zfs create tank/other", "zfs create tank/volumes/a/b",
+		"zfs set refquota=1 tank/volumes", "zfs set a:b=c tank/volumes@x", "zfs set a:b=c tank/other@x", "zfs get -s local,/x all tank/volumes", "zfs set refquota=1 tank", "zfs mount tank/other", "zfs unmount /etc", "zfs create tank/other", "zfs create tank/volumes/a/b",
 		// Options that do more, at the front or at the end, where getopt(3) of glibc finds them too.
 		"zfs destroy -R tank/volumes/pvc-1", "zfs destroy tank/volumes/pvc-1 -R", "zfs destroy -rR tank/volumes/pvc-1", "zfs destroy -- tank/volumes/pvc-1",
 		"zfs destroy - tank/volumes/pvc-1", "zfs create -V 1G tank/volumes/pvc-1", "zfs create -p tank/volumes/pvc-1", "zfs create tank/volumes/pvc-1 -omountpoint=/etc",

@@ -124,18 +124,20 @@ type step struct {
 	do   func(ctx context.Context, b *zfs.Backend) error
 }
 
-// steps are a life of two volumes, one the clone of the other.
+// steps are a life of three volumes, one the clone of the other, and one restored from a snapshot of that.
 func steps(t *testing.T) []step {
 	spec := volumetest.Spec(t, "cut")
 	clone := volumetest.Spec(t, "clone")
 	clone.From = &volume.Source{Volume: spec.Name}
 	clone.Owner = spec.Owner
+	snapshot := volumetest.SnapshotSpec(t, "snapshot", "cut")
+	restored := volumetest.RestoreSpec(t, "restored", "snapshot", "cut")
 	gone := func(n volume.Name) func(context.Context, *zfs.Backend) error {
 		return func(ctx context.Context, b *zfs.Backend) error {
 			if err := b.Discard(ctx, n); err != nil && !errors.Is(err, volume.ErrNotFound) {
 				return err
 			}
-			if err := b.Purge(ctx, n); err != nil && !errors.Is(err, volume.ErrNotFound) {
+			if err := b.Purge(ctx, n); err != nil && !errors.Is(err, volume.ErrNotFound) && !errors.Is(err, volume.ErrCloned) {
 				return err
 			}
 			return nil
@@ -160,6 +162,16 @@ func steps(t *testing.T) []step {
 			return err
 		}},
 		{"delete the clone", gone(clone.Name)},
+		{"snapshot", func(ctx context.Context, b *zfs.Backend) error {
+			_, err := b.Snapshot(ctx, snapshot, nil)
+			return err
+		}},
+		{"restore", func(ctx context.Context, b *zfs.Backend) error {
+			_, err := b.Clone(ctx, restored, nil)
+			return err
+		}},
+		{"delete the snapshot", gone(snapshot.Name)},
+		{"delete what was restored", gone(restored.Name)},
 		{"delete", gone(spec.Name)},
 	}
 }
@@ -254,15 +266,16 @@ func (c *cutting) run(n int, s step) (wasCut bool) {
 func isThere(t *testing.T, step, dataset string) {
 	t.Helper()
 	want := map[string]string{
-		"create": "cut", "grow": "cut", "clone": "clone cut", "delete the clone": "cut", "delete": "",
+		"create": "cut", "grow": "cut", "clone": "clone cut cut@berth-clone", "delete the clone": "cut", "delete": "",
+		"snapshot": "cut cut@snapshot", "restore": "cut cut@snapshot restored", "delete the snapshot": "cut cut@snapshot restored", "delete what was restored": "cut",
 	}[step]
 	var got []string
-	for line := range strings.SplitSeq(zfsRun(t, "list", "-H", "-r", "-o", "name", "-t", "filesystem", dataset), "\n") {
+	for line := range strings.SplitSeq(zfsRun(t, "list", "-H", "-r", "-o", "name", "-t", "filesystem,snapshot", dataset), "\n") {
 		if name := strings.TrimPrefix(line, dataset+"/"); name != line && name != ".berth" {
 			got = append(got, name)
 		}
 	}
 	if strings.Join(got, " ") != want {
-		t.Fatalf("after %q there are the datasets %q, want %q", step, got, want)
+		t.Fatalf("after %q there are %q, want %q", step, got, want)
 	}
 }
