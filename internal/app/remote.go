@@ -135,6 +135,12 @@ func (w away) Grow(context.Context, volume.Name, string, int64) (volume.Volume, 
 
 func (w away) Delete(context.Context, volume.Name, string) error { return w.err() }
 
+func (w away) Snapshot(context.Context, volume.SnapshotSpec) (volume.Volume, error) {
+	return volume.Volume{}, w.err()
+}
+
+func (w away) DeleteSnapshot(context.Context, volume.Name, string) error { return w.err() }
+
 func (w away) Get(context.Context, volume.Name) (volume.Volume, error) {
 	return volume.Volume{}, w.err()
 }

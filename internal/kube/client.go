@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -23,6 +24,7 @@ type ClientOptions struct {
 // Client is a connection to a cluster.
 type Client struct {
 	kubernetes.Interface
+	objects   dynamic.Interface    // for custom resources
 	lease     kubernetes.Interface // with a limit of its own, so that no burst of claims costs us the Lease
 	namespace string               // where Berth's own objects go
 	inPod     bool
@@ -42,6 +44,9 @@ func NewClient(o ClientOptions) (Client, error) {
 	c := Client{namespace: namespace, inPod: o.Master == "" && o.Kubeconfig == ""}
 	if c.Interface, err = kubernetes.NewForConfig(config); err != nil {
 		return Client{}, fmt.Errorf("kubernetes client: %w", err)
+	}
+	if c.objects, err = dynamic.NewForConfig(config); err != nil {
+		return Client{}, fmt.Errorf("kubernetes client for custom resources: %w", err)
 	}
 	lease := rest.CopyConfig(config)
 	lease.QPS, lease.Burst = 5, 10

@@ -14,15 +14,24 @@ import (
 	"github.com/berth-storage/berth/internal/zfsproperty"
 )
 
-// original is the claim that another one wants a copy of.
+// original is the claim or VolumeSnapshot that a claim wants a copy of.
 type original struct {
-	how  string // what says so
-	name string
+	how      string // what says so
+	snapshot bool   // a VolumeSnapshot
+	name     string
 	// larger: the copy may not be smaller, as Kubernetes has it for data sources.
 	larger bool
 }
 
-// originalOf gives the claim of which this one shall be a copy; nil if of none.
+func (o original) String() string {
+	kind := "claim"
+	if o.snapshot {
+		kind = snapshotKind
+	}
+	return fmt.Sprintf("%s %.253q", kind, o.name)
+}
+
+// originalOf gives what this claim shall be a copy of; nil if of nothing.
 func originalOf(claim *v1.PersistentVolumeClaim, wished map[string]wish) (*original, error) {
 	o, err := dataSource(claim)
 	if err != nil {
@@ -31,49 +40,58 @@ func originalOf(claim *v1.PersistentVolumeClaim, wished map[string]wish) (*origi
 	w, found := wished[zfsproperty.CloneFrom]
 	switch {
 	case !found:
-	case o != nil && o.name != w.value:
-		return nil, fmt.Errorf("%w: %s and annotation %s name different claims", volume.ErrInvalid, o.how, w.annotation)
+	case o != nil && (o.snapshot || o.name != w.value):
+		return nil, fmt.Errorf("%w: %s and annotation %s name different things", volume.ErrInvalid, o.how, w.annotation)
 	case o == nil:
 		o = &original{how: "annotation " + w.annotation, name: w.value}
 	}
 	if _, restored := claim.Annotations[AnnotationRestoreFrom]; o != nil && restored {
 		return nil, fmt.Errorf("%w: %s and annotation %s: a volume is either a copy or restored", volume.ErrInvalid, o.how, AnnotationRestoreFrom)
 	}
-	if o != nil && (o.name == "" || o.name == claim.Name) {
+	if o != nil && (o.name == "" || o.name == claim.Name && !o.snapshot) {
 		return nil, fmt.Errorf("%w: %s: %q is not another claim", volume.ErrInvalid, o.how, o.name)
 	}
 	return o, nil
 }
 
-// dataSource is the claim that is this one's data source; nil if it has none. See
-// https://kubernetes.io/docs/concepts/storage/volume-pvc-datasource/
-func dataSource(claim *v1.PersistentVolumeClaim) (*original, error) {
-	const kind = "PersistentVolumeClaim"
-	var found *original
+// dataSource is the claim or VolumeSnapshot that is a claim's data source; nil if it has
+// none. See https://kubernetes.io/docs/concepts/storage/volume-pvc-datasource/
+func dataSource(claim *v1.PersistentVolumeClaim) (found *original, err error) {
 	if s := claim.Spec.DataSource; s != nil {
-		if s.Kind != kind || s.APIGroup != nil && *s.APIGroup != "" {
-			return nil, cannotCopy("dataSource", s.Kind, s.Name)
+		if found, err = copyable("dataSource", s.APIGroup, s.Kind, s.Name); err != nil {
+			return nil, err
 		}
-		found = &original{"dataSource", s.Name, true}
 	}
 	if s := claim.Spec.DataSourceRef; s != nil {
-		if s.Kind != kind || s.APIGroup != nil && *s.APIGroup != "" || s.Namespace != nil && *s.Namespace != "" && *s.Namespace != claim.Namespace {
+		if s.Namespace != nil && *s.Namespace != "" && *s.Namespace != claim.Namespace {
 			return nil, cannotCopy("dataSourceRef", s.Kind, s.Name)
 		}
-		found = &original{"dataSourceRef", s.Name, true}
+		return copyable("dataSourceRef", s.APIGroup, s.Kind, s.Name)
 	}
 	return found, nil
 }
 
+func copyable(field string, group *string, kind, name string) (*original, error) {
+	o := &original{how: field, name: name, larger: true}
+	switch {
+	case kind == "PersistentVolumeClaim" && (group == nil || *group == ""):
+		return o, nil
+	case kind == snapshotKind && group != nil && *group == snapshotGroup:
+		o.snapshot = true
+		return o, nil
+	}
+	return nil, cannotCopy(field, kind, name)
+}
+
 func cannotCopy(field, kind, name string) error {
-	return fmt.Errorf("%w: %s %s %q cannot be copied, only a PersistentVolumeClaim of the same namespace; an empty volume in its place would be wrong",
+	return fmt.Errorf("%w: %s %s %q cannot be copied, only a PersistentVolumeClaim or VolumeSnapshot of the same namespace; an empty volume in its place would be wrong",
 		volume.ErrUnsupported, field, kind, name)
 }
 
-// source is a volume that is to be copied.
+// source is a volume, or a snapshot of one, that is to be copied.
 type source struct {
 	pool     *Pool
-	name     volume.Name
+	from     volume.Source
 	capacity int64
 }
 
@@ -81,7 +99,7 @@ type source struct {
 // the API server and not from our cache. The Manager looks once more at whose the volume is.
 func (p *provisioner) sourceVolume(ctx context.Context, claim *v1.PersistentVolumeClaim, o original) (source, error) {
 	refuse := func(kind error, format string, args ...any) (source, error) {
-		return source{}, fmt.Errorf("%w: %s: claim %.253q of namespace %s %w", kind, o.how, o.name, claim.Namespace, fmt.Errorf(format, args...))
+		return source{}, fmt.Errorf("%w: %s: %s of namespace %s %w", kind, o.how, o, claim.Namespace, fmt.Errorf(format, args...))
 	}
 	from, err := p.client.CoreV1().PersistentVolumeClaims(claim.Namespace).Get(ctx, o.name, metav1.GetOptions{})
 	switch {
@@ -119,35 +137,39 @@ func (p *provisioner) sourceVolume(ctx context.Context, claim *v1.PersistentVolu
 	if err != nil {
 		return refuse(volume.ErrInvalid, "cannot be copied: the capacity of PersistentVolume %s: %w", pv.Name, err)
 	}
-	return source{pool, name, capacity}, nil
+	return source{pool, volume.Source{Volume: name}, capacity}, nil
 }
 
 // copies has the volume of s be a copy of what o says, in the one of pools that has that.
-func (p *provisioner) copies(ctx context.Context, claim *v1.PersistentVolumeClaim, o original, name volume.Name, pools []*Pool) (*Pool, volume.Name, error) {
+func (p *provisioner) copies(ctx context.Context, claim *v1.PersistentVolumeClaim, o original, name volume.Name, pools []*Pool) (*Pool, *volume.Source, error) {
 	// What was begun is finished, also if its original has been deleted since.
 	for _, pool := range pools {
 		v, err := pool.Volumes.Get(ctx, name)
 		switch {
 		case err == nil && v.ClonedFrom != volume.Name{}:
-			return pool, v.ClonedFrom, nil
+			return pool, &volume.Source{Volume: v.ClonedFrom, Snapshot: v.FromSnapshot}, nil
 		case err != nil && !errors.Is(err, volume.ErrNotFound):
-			return nil, volume.Name{}, err
+			return nil, nil, err
 		}
 	}
-	from, err := p.sourceVolume(ctx, claim, o)
+	find := p.sourceVolume
+	if o.snapshot {
+		find = p.sourceSnapshot
+	}
+	from, err := find(ctx, claim, o)
 	if err != nil {
-		return nil, volume.Name{}, err
+		return nil, nil, err
 	}
 	size, err := sizeOf(claim.Spec.Resources.Requests[v1.ResourceStorage])
 	switch {
 	case err != nil:
-		return nil, volume.Name{}, err
+		return nil, nil, err
 	case !slices.Contains(pools, from.pool):
-		return nil, volume.Name{}, fmt.Errorf("%w: %s: claim %q has its volume in pool %s, and this claim's class makes volumes in %v: only in the same pool it can be cloned",
-			volume.ErrInvalid, o.how, o.name, from.pool.Volumes.Pool(), namesOf(pools))
+		return nil, nil, fmt.Errorf("%w: %s: %s has its volume in pool %s, and this claim's class makes volumes in %v: only in the same pool it can be cloned",
+			volume.ErrInvalid, o.how, o, from.pool.Volumes.Pool(), namesOf(pools))
 	case o.larger && size < from.capacity:
-		return nil, volume.Name{}, fmt.Errorf("%w: %s: claim %q has %d bytes, and this one asks for %d: a copy cannot be smaller",
-			volume.ErrInvalid, o.how, o.name, from.capacity, size)
+		return nil, nil, fmt.Errorf("%w: %s: %s has %d bytes, and this claim asks for %d: a copy cannot be smaller",
+			volume.ErrInvalid, o.how, o, from.capacity, size)
 	}
-	return from.pool, from.name, nil
+	return from.pool, &from.from, nil
 }

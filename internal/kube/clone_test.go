@@ -151,7 +151,7 @@ func TestClonesThatAreRefused(t *testing.T) {
 
 func TestSourcesThatCannotBeHad(t *testing.T) {
 	for name, change := range map[string]func(*v1.PersistentVolumeClaim){
-		`dataSource VolumeSnapshot "monday" cannot be copied`: func(c *v1.PersistentVolumeClaim) {
+		`dataSource: VolumeSnapshot "monday" of namespace team does not exist`: func(c *v1.PersistentVolumeClaim) {
 			c.Spec.DataSource = &v1.TypedLocalObjectReference{APIGroup: new("snapshot.storage.k8s.io"), Kind: "VolumeSnapshot", Name: "monday"}
 		},
 		`dataSource PersistentVolumeClaim "x" cannot be copied`: func(c *v1.PersistentVolumeClaim) {
@@ -163,7 +163,7 @@ func TestSourcesThatCannotBeHad(t *testing.T) {
 		`dataSourceRef PersistentVolumeClaim "y" cannot be copied`: func(c *v1.PersistentVolumeClaim) {
 			c.Spec.DataSourceRef = &v1.TypedObjectReference{Kind: "PersistentVolumeClaim", Name: "y", Namespace: new("other")}
 		},
-		"name different claims": func(c *v1.PersistentVolumeClaim) {
+		"name different things": func(c *v1.PersistentVolumeClaim) {
 			c.Annotations = annotated("berth.storage/clone-from", "a").Annotations
 			c.Spec.DataSource = &v1.TypedLocalObjectReference{Kind: "PersistentVolumeClaim", Name: "b"}
 		},

@@ -54,6 +54,8 @@ type fakeVolumes struct {
 	adopted   map[string]volume.Volume // by name
 	created   []volume.Spec
 	deleted   []string // name, space, cluster
+	shot      []volume.SnapshotSpec
+	unshot    []string // name, space, cluster
 	published []string
 	grown     []string // name, cluster, bytes
 	limit     volume.Limit
@@ -93,6 +95,25 @@ func (f *fakeVolumes) Delete(_ context.Context, n volume.Name, cluster string) e
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.deleted = append(f.deleted, n.String()+" "+cluster)
+	return f.fail
+}
+
+func (f *fakeVolumes) Snapshot(_ context.Context, s volume.SnapshotSpec) (volume.Volume, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.shot = append(f.shot, s)
+	if f.fail != nil {
+		return volume.Volume{}, f.fail
+	}
+	v := volume.NewSnapshot(s, volume.Volume{Name: s.Of, Size: 1 << 30, Claim: volume.Claim{Namespace: s.Namespace, Name: "data"}}, time.Unix(1000, 0))
+	v.State = volume.StateSnapshot
+	return v, nil
+}
+
+func (f *fakeVolumes) DeleteSnapshot(_ context.Context, n volume.Name, cluster string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.unshot = append(f.unshot, n.String()+" "+cluster)
 	return f.fail
 }
 
@@ -201,7 +222,7 @@ func untilWatched(client *fake.Clientset, resource string) {
 	})
 }
 
-var allRights = rights{cluster: true, lease: true, neighbours: true, finalizers: true, growth: true}
+var allRights = rights{cluster: true, lease: true, neighbours: true, finalizers: true, growth: true, snapshots: true}
 
 // anybodys is the ownership of an instance that serves every claim.
 func anybodys(*v1.PersistentVolumeClaim) bool { return true }
@@ -214,7 +235,7 @@ func failing(client *fake.Clientset, verb, resource string) {
 // newProvisioner makes a provisioner whose server's address is "nfs".
 func newProvisioner(client *fake.Clientset, pools ...*Pool) *provisioner {
 	return &provisioner{
-		client: client, pools: pools, volumes: listerOf(), cluster: clusterUID, taker: newLoneTaker(client, pools[0].Instance),
+		name: provisioned, objects: newObjects(), client: client, pools: pools, volumes: listerOf(), cluster: clusterUID, taker: newLoneTaker(client, pools[0].Instance),
 		advisor: newTestAdvisor(time.Now),
 		address: newAddressResolver(client, "nfs", 2049, false, true), log: quiet(), observe: func(string, time.Duration, error) {},
 	}

@@ -45,6 +45,8 @@ type FrontEnd struct {
 	// node is the one that this instance runs on, if it was told. Of several
 	// instances the one on a pod's node is preferred for its claim.
 	node string
+	// saySnapshotsAreOff is said once, and not in each term.
+	saySnapshotsAreOff sync.Once
 }
 
 // registerOnce keeps the library from writing to client-go's one scheme each time

@@ -11,6 +11,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
@@ -26,6 +27,8 @@ type Volumes interface {
 	Pool() string
 	Create(ctx context.Context, s volume.Spec) (volume.Volume, error)
 	Delete(ctx context.Context, n volume.Name, cluster string) error
+	Snapshot(ctx context.Context, s volume.SnapshotSpec) (volume.Volume, error)
+	DeleteSnapshot(ctx context.Context, n volume.Name, cluster string) error
 	Grow(ctx context.Context, n volume.Name, cluster string, bytes int64) (volume.Volume, error)
 	MarkPublished(ctx context.Context, n volume.Name) error
 	Get(ctx context.Context, n volume.Name) (volume.Volume, error)
@@ -65,7 +68,9 @@ type Share struct {
 
 // provisioner makes and deletes volumes for the library's controller.
 type provisioner struct {
+	name    string // the provisioner's
 	client  kubernetes.Interface
+	objects dynamic.Interface // for custom resources
 	pools   []*Pool
 	volumes corelisters.PersistentVolumeLister
 	cluster string
@@ -104,8 +109,7 @@ func (p *provisioner) Provision(ctx context.Context, o controller.ProvisionOptio
 	from, err := originalOf(o.PVC, wished)
 	if err == nil && from != nil {
 		var pool *Pool
-		r.from = new(volume.Source)
-		pool, r.from.Volume, err = p.copies(ctx, o.PVC, *from, name, pools)
+		pool, r.from, err = p.copies(ctx, o.PVC, *from, name, pools)
 		pools = []*Pool{pool}
 	}
 	if err != nil {

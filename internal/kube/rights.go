@@ -17,6 +17,7 @@ type rights struct {
 	neighbours bool // read those of other instances
 	finalizers bool // put finalizers on PersistentVolumes, and take them off
 	growth     bool // change the capacity of PersistentVolumes, and the status of claims
+	snapshots  bool // all that is to be done to the objects of VolumeSnapshots
 }
 
 // blind says that other instances are not seen, or do not see this one.
@@ -26,7 +27,7 @@ func (r rights) blind() bool { return !r.neighbours || !r.lease }
 // waits for the API server.
 func (f *FrontEnd) askRights(ctx context.Context) rights {
 	ns := f.client.namespace
-	var r rights
+	r := rights{true, true, true, true, true, true}
 	for _, c := range []struct {
 		right   *bool
 		verbs   []string
@@ -53,8 +54,23 @@ func (f *FrontEnd) askRights(ctx context.Context) rights {
 			&r.growth, []string{"patch"}, authorizationv1.ResourceAttributes{Resource: "persistentvolumeclaims", Subresource: "status"},
 			"claims cannot grow",
 		},
+		{
+			&r.snapshots, []string{"get", "list", "watch", "patch"}, authorizationv1.ResourceAttributes{Group: snapshotGroup, Resource: snapshotsPlural},
+			"snapshots are off",
+		},
+		{
+			&r.snapshots, []string{"get", "list", "watch", "create", "patch", "delete"}, authorizationv1.ResourceAttributes{Group: snapshotGroup, Resource: contentsPlural},
+			"snapshots are off",
+		},
+		{
+			&r.snapshots, []string{"patch"}, authorizationv1.ResourceAttributes{Group: snapshotGroup, Resource: contentsPlural, Subresource: "status"},
+			"snapshots are off",
+		},
+		{
+			&r.snapshots, []string{"list", "watch"}, authorizationv1.ResourceAttributes{Group: snapshotGroup, Resource: snapshotClasses},
+			"snapshots are off",
+		},
 	} {
-		*c.right = true
 		for _, verb := range c.verbs {
 			c.what.Verb = verb
 			if !f.may(ctx, c.what) {

@@ -40,7 +40,7 @@ func (f *FrontEnd) runTerm(ctx context.Context, cluster string, r rights) {
 	taker := newTaker(f.client, neighbours, factory.Storage().V1().StorageClasses().Lister(), f.o.Log)
 	events := newRecorder(ctx, f.client)
 	p := &provisioner{
-		client: f.client, pools: f.o.Pools, volumes: factory.Core().V1().PersistentVolumes().Lister(), cluster: cluster, node: f.node, address: f.address, taker: taker,
+		name: f.o.Provisioner, client: f.client, objects: f.client.objects, pools: f.o.Pools, volumes: factory.Core().V1().PersistentVolumes().Lister(), cluster: cluster, node: f.node, address: f.address, taker: taker,
 		advisor: newAdvisor(events), log: f.o.Log, observe: f.o.Observe,
 	}
 	volumes, claims := factory.Core().V1().PersistentVolumes().Informer(), factory.Core().V1().PersistentVolumeClaims().Informer()
@@ -97,6 +97,9 @@ func (f *FrontEnd) runTerm(ctx context.Context, cluster string, r rights) {
 	workers.Go(func() {
 		grower.run(ctx, f.o.Workers, volumes.HasSynced, claims.HasSynced, factory.Storage().V1().StorageClasses().Informer().HasSynced)
 	})
+	if r.snapshots {
+		workers.Go(func() { f.serveSnapshots(ctx, p, factory, events) })
+	}
 	factory.Start(ctx.Done())
 	f.o.Log.Info("serving claims")
 	library.Run(ctx)
@@ -210,7 +213,7 @@ func (f *FrontEnd) scavenge(ctx context.Context, p *provisioner) {
 // wanted is a volume.Wanted for pool.
 func (p *provisioner) wanted(ctx context.Context, pool *Pool, v volume.Volume) (bool, error) {
 	if v.SnapshotOf != (volume.Name{}) {
-		return true, nil // nothing in the cluster is asked yet
+		return p.wantsSnapshot(ctx, v)
 	}
 	pv, err := p.client.CoreV1().PersistentVolumes().Get(ctx, v.Name.String(), metav1.GetOptions{})
 	switch {

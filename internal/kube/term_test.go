@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 // newFrontEnd makes one that serves the claims of fake volumes.
 func newFrontEnd(client *fake.Clientset, pools ...*Pool) *FrontEnd {
 	m, _ := LibraryMetrics()
-	return NewFrontEnd(Client{Interface: client, lease: client, namespace: "storage"}, Options{
+	return NewFrontEnd(Client{Interface: client, objects: newObjects(), lease: client, namespace: "storage"}, Options{
 		Provisioner: provisioned, Pools: pools, Workers: 2, ScavengeAfter: 15 * time.Minute, Hostname: "nfs", NFSPort: 2049,
 		Log: quiet(), Observe: func(string, time.Duration, error) {}, Metrics: m,
 	})
