@@ -18,7 +18,7 @@ import (
 )
 
 // lookForSnapshots is how often it is asked whether the cluster knows VolumeSnapshots by now.
-const lookForSnapshots = time.Minute
+const lookForSnapshots = 15 * time.Second
 
 // serveSnapshots serves VolumeSnapshots until ctx ends, from when the cluster knows them.
 func (f *FrontEnd) serveSnapshots(ctx context.Context, p *provisioner, core informers.SharedInformerFactory, events record.EventRecorder) {

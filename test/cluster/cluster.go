@@ -42,8 +42,7 @@ type Options struct {
 	KubeControllerManagerArgs []string
 	// Scheduler starts kube-scheduler too.
 	Scheduler bool
-	// Snapshots installs the custom resources of snapshot.storage.k8s.io and starts the
-	// snapshot-controller, see SnapshotController.
+	// Snapshots has it begin with what StartSnapshots starts.
 	Snapshots bool
 	// Audit has the API server note the requests of service accounts, see Requests.
 	Audit bool
@@ -61,17 +60,16 @@ type Cluster struct {
 	// Dir is the absolute path of the folder with data, keys and logs.
 	Dir string
 
-	snapshotController string // the path of its binary
-	options            Options
-	lock               *os.File
-	client             *http.Client
-	authority          *authority
-	apiPort            *port
-	etcdPort           *port
-	peerPort           *port
-	ready              bool
-	stopped            bool
-	processes          map[string]*process
+	options   Options
+	lock      *os.File
+	client    *http.Client
+	authority *authority
+	apiPort   *port
+	etcdPort  *port
+	peerPort  *port
+	ready     bool
+	stopped   bool
+	processes map[string]*process
 	// mu is held by each method that starts or stops processes, to its end.
 	mu sync.Mutex
 }
@@ -191,11 +189,6 @@ func (c *Cluster) prepare(ctx context.Context) error {
 	}
 	if c.Binary, err = Binary(ctx, c.options.Log); err != nil {
 		return err
-	}
-	if c.options.Snapshots {
-		if c.snapshotController, err = SnapshotController(ctx, c.options.Log); err != nil {
-			return err
-		}
 	}
 	for _, p := range []**port{&c.apiPort, &c.etcdPort, &c.peerPort} {
 		if *p, err = newPort(); err != nil {

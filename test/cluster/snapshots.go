@@ -18,11 +18,25 @@ const (
 	snapshotModule = "github.com/kubernetes-csi/external-snapshotter/client/v8"
 )
 
-// startSnapshots has the cluster know VolumeSnapshots, and the snapshot-controller serve
-// them, as on clusters whose administrator installed both. It gets all rights, for what
-// it may do is not what is tested.
+// StartSnapshots has the cluster know VolumeSnapshots, and the snapshot-controller serve
+// them, as on clusters whose administrator installed both. Where it did that before it does
+// nothing. The controller is built first if need be, see SnapshotController.
+func (c *Cluster) StartSnapshots(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.processes[snapshotControllerName] != nil {
+		return nil
+	}
+	return c.startSnapshots(ctx)
+}
+
+// startSnapshots gives the snapshot-controller all rights, for what it may do is not what is tested.
 func (c *Cluster) startSnapshots(ctx context.Context) error {
-	if err := c.InstallSnapshotResources(ctx); err != nil {
+	binary, err := SnapshotController(ctx, c.options.Log)
+	if err != nil {
+		return err
+	}
+	if err := c.installSnapshotResources(ctx); err != nil {
 		return err
 	}
 	client, err := c.authority.sign(pkix.Name{CommonName: snapshotControllerName, Organization: []string{"system:masters"}})
@@ -33,13 +47,13 @@ func (c *Cluster) startSnapshots(ctx context.Context) error {
 	if err := c.writeKubeconfig(kubeconfig, snapshotControllerName, client); err != nil {
 		return err
 	}
-	return c.startProgram(snapshotControllerName, c.snapshotController, []string{"--kubeconfig=" + kubeconfig, "--leader-election=false"})
+	return c.startProgram(snapshotControllerName, binary, []string{"--kubeconfig=" + kubeconfig, "--leader-election=false"})
 }
 
-// InstallSnapshotResources makes the kinds VolumeSnapshot, VolumeSnapshotContent and
+// installSnapshotResources makes the kinds VolumeSnapshot, VolumeSnapshotContent and
 // VolumeSnapshotClass known to the API server, and those of groups, without which the
-// snapshot-controller does not start. Clusters with Options.Snapshots have them.
-func (c *Cluster) InstallSnapshotResources(ctx context.Context) error {
+// snapshot-controller does not start.
+func (c *Cluster) installSnapshotResources(ctx context.Context) error {
 	module, err := c.snapshotModule(ctx)
 	if err != nil {
 		return err
