@@ -34,7 +34,7 @@ func (s *snapshotter) lookAtContent(ctx context.Context, key cache.ObjectName) e
 	case content.Spec.Driver != s.provisioner.name:
 		return nil
 	case content.DeletionTimestamp != nil:
-		if err = s.end(ctx, content); err != nil {
+		if err = s.end(ctx, content); err != nil && !apierrors.IsConflict(err) {
 			s.events.Eventf(&content.Spec.Snapshot, v1.EventTypeWarning, reasonNotDeleted, "the snapshot is not deleted: %v", err)
 		}
 		return err
@@ -206,14 +206,15 @@ func (s *snapshotter) sayReady(ctx context.Context, content *snapshotContent, po
 	}, "status")
 }
 
-// sayError writes in a content's status why there is no snapshot. The snapshot-controller
-// copies it to the VolumeSnapshot.
+// sayError writes in a content's status why there is no snapshot, unless the content has changed
+// since: another instance may have said that it is ready. The snapshot-controller copies it
+// to the VolumeSnapshot.
 func (s *snapshotter) sayError(ctx context.Context, content *snapshotContent, why string) error {
 	if e := content.Status.Error; e != nil && e.Message == why {
 		return nil
 	}
 	return s.patch(ctx, contentsPlural, "", content.Name, map[string]any{
-		"metadata": map[string]any{"uid": content.UID},
+		"metadata": map[string]any{"resourceVersion": content.ResourceVersion},
 		"status":   contentStatus{Error: &snapshotError{why, metav1.Now()}},
 	}, "status")
 }

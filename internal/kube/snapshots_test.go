@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/dynamic/dynamicinformer"
 	dynamicfake "k8s.io/client-go/dynamic/fake"
 	"k8s.io/client-go/informers"
+	kubetest "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
@@ -399,35 +400,38 @@ func served(plurals ...string) []*metav1.APIResourceList {
 
 func TestSnapshotsAreOffUntilTheClusterKnowsThem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		client, pool := newClient(), &Pool{}
-		f := newFrontEnd(client, pool)
+		client := newClient()
+		f := newFrontEnd(client, &Pool{})
 		var log bytes.Buffer
 		f.o.Log = slog.New(slog.NewTextHandler(&log, nil))
-		known := make(chan bool)
-		go func() { known <- f.awaitSnapshots(t.Context()) }()
-		for _, plurals := range [][]string{nil, {snapshotsPlural, snapshotClasses}} {
-			synctest.Wait()
-			client.Resources = served(plurals...)
-			select {
-			case <-known:
-				t.Fatalf("with %v in the cluster snapshots are on", plurals)
-			case <-time.After(3 * lookForSnapshots):
+		var asked []time.Duration
+		began := time.Now()
+		client.PrependReactor("get", "resource", func(kubetest.Action) (bool, runtime.Object, error) {
+			asked = append(asked, time.Since(began))
+			switch len(asked) {
+			case 2: // without the API server
+				return true, nil, errAPI
+			case 3: // while they are being installed
+				client.Resources = served(snapshotsPlural, snapshotClasses)
+			case 4:
+				client.Resources = served(snapshotsPlural, contentsPlural, snapshotClasses)
 			}
-		}
-		synctest.Wait()
-		client.Resources = served(snapshotsPlural, contentsPlural, snapshotClasses)
-		if !<-known {
+			return false, nil, nil
+		})
+		if !f.awaitSnapshots(t.Context()) {
 			t.Error("snapshots stay off")
+		}
+		if diff := cmp.Diff([]time.Duration{0, lookForSnapshots, 2 * lookForSnapshots, 3 * lookForSnapshots}, asked); diff != "" {
+			t.Errorf("asked at (-want +got):\n%s", diff)
 		}
 		if n := strings.Count(log.String(), "snapshots are off"); n != 1 {
 			t.Errorf("it was said %d times that snapshots are off: %s", n, &log)
 		}
 
-		ctx, cancel := context.WithCancel(t.Context())
 		client.Resources = nil
-		go func() { known <- f.awaitSnapshots(ctx) }()
-		cancel()
-		if <-known {
+		ctx, cancel := context.WithTimeout(t.Context(), lookForSnapshots/2)
+		defer cancel()
+		if f.awaitSnapshots(ctx) {
 			t.Error("snapshots are on at the end")
 		}
 	})
