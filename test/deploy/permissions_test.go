@@ -107,7 +107,8 @@ func usedByDeployment(t *testing.T, used map[permission]bool) {
 	s.kubectl("label", "node", n.name, "berth.storage/pool=true")
 	s.apply("deploy/deployment", args("Deployment", noGrace))
 	s.ready(n)
-	s.claim("data")
+	pv := s.claim("data")
+	s.useSnapshots("data", pv)
 	s.grow("data", "2Mi")
 	s.deleteClaim("data")
 
@@ -132,6 +133,48 @@ func (s *site) grow(name, size string) {
 	s.t.Helper()
 	s.kubectl("patch", "pvc", name, "-p", `{"spec":{"resources":{"requests":{"storage":"`+size+`"}}}}`)
 	s.kubectl("wait", "--for=jsonpath={.status.capacity.storage}="+size, "--timeout=1m", "pvc/"+name)
+}
+
+// useSnapshots has Berth take a snapshot of a claim, restore another one from it, delete it, and
+// find the content of a VolumeSnapshot that is gone.
+func (s *site) useSnapshots(claim string, pv *v1.PersistentVolume) {
+	s.t.Helper()
+	s.must(shared.cluster.StartSnapshots(s.t.Context()))
+	apply := func(manifest string) {
+		s.t.Helper()
+		_, err := shared.cluster.KubectlApply(s.t.Context(), []byte(manifest))
+		s.must(err)
+	}
+	apply(`
+apiVersion: snapshot.storage.k8s.io/v1
+kind: VolumeSnapshotClass
+metadata: {name: berth, annotations: {snapshot.storage.kubernetes.io/is-default-class: "true"}}
+driver: example.com/nfs
+deletionPolicy: Delete
+---
+apiVersion: snapshot.storage.k8s.io/v1
+kind: VolumeSnapshot
+metadata: {name: shot, namespace: default}
+spec: {source: {persistentVolumeClaimName: ` + claim + `}}
+`)
+	s.kubectl("wait", "--for=jsonpath={.status.readyToUse}=true", "--timeout=5m", "volumesnapshot/shot")
+	restored := harness.NewClaim("default", "restored", "berth")
+	restored.Spec.DataSource = &v1.TypedLocalObjectReference{APIGroup: new("snapshot.storage.k8s.io"), Kind: "VolumeSnapshot", Name: "shot"}
+	s.claimOf(restored)
+	s.deleteClaim("restored")
+	s.kubectl("delete", "--timeout=5m", "volumesnapshot", "shot")
+	apply(`
+apiVersion: snapshot.storage.k8s.io/v1
+kind: VolumeSnapshotContent
+metadata: {name: snapcontent-gone, annotations: {berth.storage/instance: ` + pv.Annotations["berth.storage/instance"] + `}}
+spec:
+  driver: example.com/nfs
+  deletionPolicy: Delete
+  source: {volumeHandle: ` + pv.Annotations["berth.storage/volume"] + `}
+  volumeSnapshotRef: {namespace: default, name: gone, uid: gone}
+`)
+	s.kubectl("wait", "--for=delete", "--timeout=5m", "volumesnapshotcontent/snapcontent-gone")
+	s.kubectl("delete", "volumesnapshotclass", "berth")
 }
 
 // usedByDaemonSet has two Berths agree who makes a volume.
