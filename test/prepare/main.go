@@ -1,5 +1,5 @@
-// Command prepare makes what the tests need and what takes long to make: the control plane and the kubelet, and the
-// image of the test VM and OpenZFS for it. Both at once: one compiles on all processors, the other one mostly
+// Command prepare makes what the tests need and what takes long to make: the control plane, the kubelet and the
+// snapshot-controller, and the image of the test VM and OpenZFS for it. Both at once: one compiles on all processors, the other one mostly
 // waits for the network or has work for one. All is kept in the cache, see package cache.
 package main
 

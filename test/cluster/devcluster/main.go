@@ -70,6 +70,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		flags.Var((*list)(&options.APIServerArgs), "apiserver-arg", "a flag for kube-apiserver; may be repeated")
 		flags.Var((*list)(&options.KubeControllerManagerArgs), "kcm-arg", "a flag for kube-controller-manager, as --kube-api-qps=20; may be repeated")
 		flags.BoolVar(&options.Scheduler, "scheduler", false, "run kube-scheduler too")
+		flags.BoolVar(&options.Snapshots, "snapshots", false, "know VolumeSnapshots, and run the snapshot-controller")
 		do = func() error { return up(ctx, *dir, options) }
 	case "down":
 		purge := flags.Bool("purge", false, "remove the data, keys and logs too")
