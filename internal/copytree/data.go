@@ -1,9 +1,11 @@
 package copytree
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,9 +31,18 @@ func (c *copier) data(from, to int, s *unix.Statx_t) (op string, err error) {
 		c.progress.Bytes.Add(min(size, int64(s.Blocks)*512))
 		return "", nil
 	}
-	var end int64 // of what is written
+	return c.write(from, to, s)
+}
+
+// write copies what is data in a file.
+func (c *copier) write(from, to int, s *unix.Statx_t) (op string, err error) {
+	size := int64(s.Size)
 	// A small file that has a block has no hole.
 	whole := size <= int64(s.Blksize) && s.Blocks > 0
+	// Not every file system tells where holes are (shares before NFSv4.2 do not): zeros are
+	// looked for in a file that takes up less than its size.
+	skipZeros := !whole && int64(s.Blocks)*512 < size
+	var end int64
 	for at := int64(0); at < size; at = end {
 		start := at
 		if end = size; !whole {
@@ -39,17 +50,24 @@ func (c *copier) data(from, to int, s *unix.Statx_t) (op string, err error) {
 				return "finding the holes of", err
 			}
 		}
+		if at == 0 && (start > 0 || end < size) {
+			skipZeros = false
+			// First: for a file that grows XFS allocates more, which would be left in the holes.
+			if err := resize(to, size); err != nil {
+				return "writing the copy of", err
+			}
+		}
 		if start == size {
 			break
 		}
-		written, op, err := c.copyRange(from, to, start, end)
+		came, op, err := c.copyRange(from, to, start, end, skipZeros)
 		if errors.Is(err, io.EOF) {
-			return "writing the copy of", resize(to, written)
+			return "writing the copy of", resize(to, came)
 		}
 		if err != nil {
 			return op, err
 		}
-		if written == size {
+		if came == size && !skipZeros {
 			return "", nil
 		}
 	}
@@ -125,12 +143,12 @@ func (c *copier) segment(from int, at, size int64) (start, end int64, err error)
 
 // copyRange copies what is in a file from at to end, and gives where it has come to. io.EOF:
 // the file ends there.
-func (c *copier) copyRange(from, to int, at, end int64) (came int64, op string, err error) {
+func (c *copier) copyRange(from, to int, at, end int64, skipZeros bool) (came int64, op string, err error) {
 	for at < end {
 		if err := c.ctx.Err(); err != nil {
 			return at, "", err
 		}
-		n, op, err := c.copyBlock(from, to, at, end-at)
+		n, op, err := c.copyBlock(from, to, at, end-at, skipZeros)
 		c.progress.Bytes.Add(int64(n))
 		at += int64(n)
 		if err != nil {
@@ -141,8 +159,8 @@ func (c *copier) copyRange(from, to int, at, end int64) (came int64, op string, 
 }
 
 // copyBlock copies some bytes, at most so many.
-func (c *copier) copyBlock(from, to int, at, most int64) (n int, op string, err error) {
-	if c.sharing != ShareNever && !c.noRange.Load() {
+func (c *copier) copyBlock(from, to int, at, most int64, skipZeros bool) (n int, op string, err error) {
+	if c.sharing != ShareNever && !skipZeros && !c.noRange.Load() {
 		in, out := at, at
 		err := again(func() (err error) {
 			n, err = unix.CopyFileRange(from, &in, to, &out, int(min(most, rangeSize)), 0)
@@ -170,19 +188,43 @@ func (c *copier) copyBlock(from, to int, at, most int64) (n int, op string, err 
 	if n == 0 {
 		return 0, "", io.EOF
 	}
-	for done := 0; done < n; {
-		var w int
+	return n, "writing the copy of", writeBlock(to, (*block)[:n], at, skipZeros)
+}
+
+// pageSize is how large a hole is at least where most file systems could have one.
+const pageSize = 4096
+
+func writeBlock(to int, block []byte, at int64, skipZeros bool) error {
+	for len(block) > 0 {
+		part := block
+		if skipZeros { // the parts between pages of zeros
+			part = part[:min(pageSize, len(part))]
+			if isZero(part) {
+				at, block = at+int64(len(part)), block[len(part):]
+				continue
+			}
+			for len(part) < len(block) {
+				next := block[len(part):min(len(part)+pageSize, len(block))]
+				if isZero(next) {
+					break
+				}
+				part = block[:len(part)+len(next)]
+			}
+		}
+		var n int
 		err := again(func() (err error) {
-			w, err = unix.Pwrite(to, (*block)[done:n], at+int64(done))
+			n, err = unix.Pwrite(to, part, at)
 			return err
 		})
 		if err != nil {
-			return done, "writing the copy of", err
+			return err
 		}
-		done += w
+		at, block = at+int64(n), block[n:]
 	}
-	return n, "", nil
+	return nil
 }
+
+func isZero(b []byte) bool { return bytes.Count(b, []byte{0}) == len(b) }
 
 func (c *copier) block() *[]byte {
 	if b, ok := c.buffers.Get().(*[]byte); ok {
@@ -190,4 +232,32 @@ func (c *copier) block() *[]byte {
 	}
 	b := make([]byte, blockSize)
 	return &b
+}
+
+// CanShare says whether files in dir can share blocks with one another. What fails for another reason
+// than that the file system cannot do so is an error. Of a share it says no; copying tries anyway.
+func CanShare(dir *os.File) (bool, error) {
+	var files [2]int
+	for i := range files {
+		fd, err := openIn(dir, ".", unix.OpenHow{Flags: unix.O_RDWR | unix.O_TMPFILE, Mode: 0o600})
+		if cannot(err) {
+			return false, nil
+		}
+		if err != nil {
+			return false, fmt.Errorf("making a file without a name in %s: %w", dir.Name(), err)
+		}
+		defer unix.Close(fd)
+		files[i] = fd
+	}
+	if _, err := unix.Pwrite(files[0], make([]byte, 4096), 0); err != nil {
+		return false, fmt.Errorf("writing to a file in %s: %w", dir.Name(), err)
+	}
+	err := again(func() error { return unix.IoctlFileClone(files[1], files[0]) })
+	if cannot(err) || errors.Is(err, unix.EINVAL) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("sharing the blocks of a file in %s: %w", dir.Name(), err)
+	}
+	return true, nil
 }

@@ -133,7 +133,7 @@ func TestProgressCountsData(t *testing.T) {
 	f, err := os.Create(filepath.Join(from, "sparse"))
 	must(t, err)
 	_, err = f.WriteAt(bytesOf(data), 8<<20)
-	must(t, err, f.Truncate(1<<30), f.Close())
+	must(t, err, f.Truncate(1<<42), f.Close())
 	write(t, "12345", from, "small")
 	for _, sharing := range []copytree.Sharing{copytree.ShareIfPossible, copytree.ShareNever} {
 		var progress copytree.Progress

@@ -217,13 +217,18 @@ func (m *maker) sparse() error {
 	})
 }
 
-// oneHole makes a file of nothing but a hole, larger than any disk.
+// oneHole makes a file of nothing but a hole. The first one is large, but not so large that
+// reading it takes long where nobody tells that it is a hole.
 func (m *maker) oneHole() error {
 	return m.each("hole", 0o644, func(path string) error {
 		if err := m.write(path, 0); err != nil {
 			return err
 		}
-		return os.Truncate(path, 1<<40+1)
+		size := int64(8*chunk + 1)
+		if m.made < 20 {
+			size = 256*chunk + 1
+		}
+		return os.Truncate(path, size)
 	})
 }
 
