@@ -68,7 +68,7 @@ func (c *copier) mode(f *folder, name string, s *unix.Statx_t, to inode) error {
 
 // attributes copies extended attributes, see xattr(7).
 func (c *copier) attributes(f *folder, name string, from, to inode) error {
-	names, err := grow(func(b []byte) (int, error) { return from.listxattr(b) })
+	names, err := grow(from.listxattr)
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return nil
 	}

@@ -213,7 +213,7 @@ func TestNoSpace(t *testing.T) {
 func TestMountInTheSource(t *testing.T) {
 	outside := t.TempDir()
 	write(t, "secret", outside, "file")
-	for name, make := range map[string]func(at string){
+	for name, mount := range map[string]func(at string){
 		"folder": func(at string) { must(t, os.Mkdir(at, 0o755), unix.Mount(outside, at, "", unix.MS_BIND, "")) },
 		"file": func(at string) {
 			write(t, "", at)
@@ -221,7 +221,7 @@ func TestMountInTheSource(t *testing.T) {
 		},
 	} {
 		from, to := t.TempDir(), t.TempDir()
-		make(filepath.Join(from, name))
+		mount(filepath.Join(from, name))
 		_, err := copytree.Copy(t.Context(), open(t, from), open(t, to), copytree.Options{})
 		must(t, unix.Unmount(filepath.Join(from, name), 0))
 		if failed, ok := errors.AsType[*copytree.Error](err); !ok || failed.Path != name || !errors.Is(err, unix.EXDEV) {

@@ -100,8 +100,8 @@ func (c *copier) several(f *folder, name string, e inode, s *unix.Statx_t) error
 	}
 	dir, err := l.folder.find(target)
 	if err == nil {
+		defer dir.Close()
 		err = unix.Linkat(int(dir.Fd()), l.name, int(f.open[target].Fd()), name, 0)
-		dir.Close()
 	}
 	if errors.Is(err, unix.EMLINK) { // the target's file system allows fewer
 		return c.first(f, name, e, s)

@@ -60,7 +60,7 @@ func (f *folder) pathOf(name string) string {
 func (f *folder) close() {
 	for i, d := range f.open {
 		if d != nil {
-			d.Close()
+			_ = d.Close() // it was only read
 			f.open[i] = nil
 		}
 	}
@@ -83,7 +83,7 @@ func (f *folder) find(s side) (*os.File, error) {
 		slices.Reverse(step)
 		next, err := openFolder(at, strings.Join(append(step, "."), "/"))
 		if at != f.open[s] {
-			at.Close()
+			_ = at.Close()
 		}
 		if err != nil || last < 0 {
 			return next, err

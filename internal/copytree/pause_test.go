@@ -17,7 +17,7 @@ import (
 // copyAndPause copies from, in which there is a folder called "m". When the copy is in
 // there, with the folders of names before it done and none of those after it begun,
 // meanwhile is called.
-func copyAndPause(t *testing.T, ctx context.Context, from, to string, meanwhile func()) (copytree.Copied, error) {
+func copyAndPause(ctx context.Context, t *testing.T, from, to string, meanwhile func()) (copytree.Copied, error) {
 	t.Helper()
 	// The copy waits for a lease of ours as it would for one of an NFS server.
 	f, err := os.Create(filepath.Join(from, "m", "leased"))
@@ -108,7 +108,7 @@ func TestWhatVanishesIsLeftOut(t *testing.T) {
 	mkdir(t, from, "z", "inner")
 	write(t, "text", from, "z", "inner", "file")
 	write(t, "kept", from, "zz")
-	done, err := copyAndPause(t, t.Context(), from, to, func() {
+	done, err := copyAndPause(t.Context(), t, from, to, func() {
 		change(t, from, func() error { return os.RemoveAll(filepath.Join(from, "z")) })
 	})
 	if err != nil || done.Files != 4 { // a, m, leased, zz
@@ -130,7 +130,7 @@ func TestFolderIsReplaced(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			from, to := paused(t)
 			write(t, "text", from, "z", "file")
-			_, err := copyAndPause(t, t.Context(), from, to, func() {
+			_, err := copyAndPause(t.Context(), t, from, to, func() {
 				change(t, from, func() error {
 					return errors.Join(os.RemoveAll(filepath.Join(from, "z")), replace(filepath.Join(from, "z")))
 				})
@@ -147,7 +147,7 @@ func TestHardLinksWhoseEndsChange(t *testing.T) {
 	for _, name := range []string{"first goes", "second goes", "second is replaced", "all is new", "changed"} {
 		must(t, os.Link(write(t, "old "+name, from, "a", name), filepath.Join(from, "z", name)))
 	}
-	_, err := copyAndPause(t, t.Context(), from, to, func() {
+	_, err := copyAndPause(t.Context(), t, from, to, func() {
 		must(t, os.Remove(filepath.Join(from, "a", "first goes")), os.Remove(filepath.Join(from, "z", "second goes")))
 		z := filepath.Join(from, "z", "second is replaced")
 		must(t, os.Remove(z))
@@ -185,7 +185,7 @@ func TestHardLinksWhoseEndsChange(t *testing.T) {
 func TestHardLinkToFileThatIsWritten(t *testing.T) {
 	from, to := paused(t)
 	must(t, os.Link(write(t, "old", from, "a", "name"), filepath.Join(from, "z", "name")))
-	_, err := copyAndPause(t, t.Context(), from, to, func() { write(t, "changed", from, "z", "name") })
+	_, err := copyAndPause(t.Context(), t, from, to, func() { write(t, "changed", from, "z", "name") })
 	must(t, err)
 	want(t, "old", to, "a", "name")
 	want(t, "old", to, "z", "name")
@@ -194,7 +194,7 @@ func TestHardLinkToFileThatIsWritten(t *testing.T) {
 func TestCancelWhileItWaits(t *testing.T) {
 	from, to := paused(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	_, err := copyAndPause(t, ctx, from, to, cancel)
+	_, err := copyAndPause(ctx, t, from, to, cancel)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("it ended with %v", err)
 	}

@@ -35,6 +35,8 @@ type lister struct {
 	entries listing
 	first   map[inode]string // path of a file with several names
 	block   []byte
+	names   []byte // of attributes
+	value   []byte // of one
 }
 
 func (l *lister) has(p Part) bool { return l.without&p == 0 }
@@ -138,7 +140,7 @@ func (l *lister) common(s *unix.Stat_t) string {
 }
 
 func (l *lister) attributes(proc string) (string, error) {
-	names := make([]byte, 64<<10)
+	names := l.names
 	n, err := unix.Llistxattr(proc, names)
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return "", nil
@@ -147,12 +149,12 @@ func (l *lister) attributes(proc string) (string, error) {
 		return "", fmt.Errorf("listing attributes: %w", err)
 	}
 	var all []string
-	for _, name := range strings.Split(string(names[:n]), "\x00") {
+	for name := range strings.SplitSeq(string(names[:n]), "\x00") {
 		part, known := partOf(name)
 		if !known || !l.has(part) {
 			continue
 		}
-		value := make([]byte, 64<<10)
+		value := l.value
 		n, err := unix.Lgetxattr(proc, name, value)
 		if err != nil {
 			return "", fmt.Errorf("attribute %q: %w", name, err)

@@ -18,7 +18,7 @@ import (
 // of each kind that this package knows first, and then more of them, most of them small
 // files. The same number gives the same tree. What needs root is left out without it.
 //
-// 120 names are enough for one of each; 100,000 take up half a GiB.
+// 120 names are enough for one of each; 100,000 take up less than half a GiB.
 func Make(t testing.TB, dir string, files int, without ...Part) {
 	t.Helper()
 	m := maker{top: dir, without: joined(without), random: rand.New(rand.NewPCG(1, 2)), left: files}
@@ -88,7 +88,7 @@ func (m *maker) kinds() []func() error {
 		m.symlink(strings.Repeat("long/", 200)), m.linkedLink, m.special(unix.S_IFIFO, 0), m.special(unix.S_IFSOCK, 0),
 		m.mode(unix.S_ISUID | 0o755), m.mode(unix.S_ISGID | 0o755), m.mode(unix.S_ISVTX | 0o666), m.mode(0), m.mode(0o777),
 		m.deep, m.modeFolder(unix.S_ISGID | 0o775), m.modeFolder(unix.S_ISVTX | 0o777),
-		m.named(strings.Repeat("n", 250)), m.named(" a name\nof \t two lines "), m.named("-rf"), m.named("ünïcode ✓"), m.named("..."), m.named("*?$(x)`'\"\\"),
+		m.named(strings.Repeat("n", 245)), m.named(" a name\nof \t two lines "), m.named("-rf"), m.named("ünïcode ✓"), m.named("..."), m.named("*?$(x)`'\"\\"),
 	}
 	if m.has(OddBytes) {
 		kinds = append(kinds, m.named("\xff\xfe\x01\x80"))
@@ -128,6 +128,9 @@ func (m *maker) dress(path string, mode uint32) error {
 		if err := os.Lchown(path, m.random.IntN(70000), m.random.IntN(70000)); err != nil {
 			return err
 		}
+	}
+	if os.Geteuid() != 0 {
+		mode |= 0o400 // or nobody could read it
 	}
 	if err := unix.Chmod(path, mode); err != nil {
 		return fmt.Errorf("chmod %q: %w", path, err)
@@ -192,8 +195,13 @@ func (m *maker) empty() error {
 	return m.each("empty", 0o644, func(path string) error { return os.WriteFile(path, nil, 0o600) })
 }
 
+// large makes a file of more than a block of whoever copies. One is enough.
 func (m *maker) large() error {
-	return m.each("large", 0o644, func(path string) error { return m.write(path, 2500000) })
+	size := 2_500_000
+	if m.made > 20 {
+		size = 25_000
+	}
+	return m.each("large", 0o644, func(path string) error { return m.write(path, size) })
 }
 
 // sparse makes a file with holes at the beginning, in the middle and at the end.

@@ -102,7 +102,7 @@ func list(t testing.TB, dir string, without Part) listing {
 	}
 	d := os.NewFile(uintptr(fd), dir)
 	defer d.Close()
-	l := lister{without: without, entries: listing{}, first: map[inode]string{}, block: make([]byte, chunk)}
+	l := lister{without: without, entries: listing{}, first: map[inode]string{}, block: make([]byte, chunk), names: make([]byte, 64<<10), value: make([]byte, 64<<10)}
 	if err := l.folder(d, "."); err != nil {
 		t.Fatal(err)
 	}
