@@ -88,7 +88,7 @@ func (c *copier) attributes(f *folder, name string, from, to inode) error {
 		}
 		switch {
 		case err == nil, errors.Is(err, unix.ENODATA): // it was removed just now
-		case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES), errors.Is(err, unix.EINVAL):
 			c.lose("attributes "+kindOf(attribute), f, name, err)
 		default:
 			return c.failed(op, f, name, err)

@@ -70,8 +70,8 @@ type Copied struct {
 }
 
 // Loss is one kind of thing that the copy lacks. These are devices without CAP_MKNOD,
-// extended attributes that the target's file system has not (EOPNOTSUPP) or that need a
-// capability (CAP_SETFCAP for security.capability, CAP_SYS_ADMIN for trusted.*; those this process does not
+// extended attributes that the target's file system has not (EOPNOTSUPP) or does not understand
+// (EINVAL), or that need a capability (CAP_SETFCAP for security.capability, CAP_SYS_ADMIN for trusted.*; those this process does not
 // even see without it), and setuid and setgid bits without CAP_FSETID.
 type Loss struct {
 	What  string // "devices", "attributes user.*"

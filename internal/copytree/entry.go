@@ -8,8 +8,9 @@ import (
 
 var (
 	// errGone says that a name of the source is not there any more.
-	errGone = errors.New("it is gone")
-	errInIt = errors.New("the folder to copy to lies in the one to copy from")
+	errGone     = errors.New("it is gone")
+	errRestless = errors.New("it is replaced each time")
+	errInIt     = errors.New("the folder to copy to lies in the one to copy from")
 )
 
 // failed says what failed, if anything has. A context that has ended says that by itself.

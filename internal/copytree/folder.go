@@ -20,8 +20,9 @@ const (
 	maxOpen = 32
 	// maxPath is a length of paths that openat2(2) takes.
 	maxPath = 4000
-	// maxTries is how often a name is tried whose file is replaced all the time.
-	maxTries = 5
+	// maxTries is how often a name is tried whose file is replaced all the time. Then it is no
+	// chance any more.
+	maxTries = 20
 	// workers copy files of one folder at the same time. Two are twice as fast as one on a
 	// disk, more get in each other's way in the kernel; on a share each of them waits for the
 	// server most of the time.
@@ -201,11 +202,14 @@ func (c *copier) below(f *folder, name string) error {
 			return c.failed("removing the copy of", f, name, err)
 		}
 		c.progress.Files.Add(-1)
-		if _, err := f.reach(source); isChange(err) || try == maxTries {
+		if _, err := f.reach(source); isChange(err) {
 			return nil
 		}
 		if isFolder, err := c.entry(f, name); err != nil || !isFolder {
 			return err
+		}
+		if try == maxTries {
+			return c.failed("opening", f, name, errRestless)
 		}
 	}
 }
