@@ -23,9 +23,8 @@ const (
 	// maxTries is how often a name is tried whose file is replaced all the time. Then it is no
 	// chance any more.
 	maxTries = 20
-	// workers copy files of one folder at the same time. Two are twice as fast as one on a
-	// disk, more get in each other's way in the kernel; on a share each of them waits for the
-	// server most of the time.
+	// workers copy files of one folder at the same time. On a share each of them waits for the
+	// server most of the time; in one folder of a disk many get in each other's way.
 	workers = 4
 	// filesPerWorker are enough to start one more.
 	filesPerWorker = 8
