@@ -47,21 +47,19 @@ var ErrCannotShare = errors.New("the file system cannot share the blocks of this
 // Options say how to copy.
 type Options struct {
 	Sharing Sharing
-	// Progress is counted up while a copy is at work, if it is not nil.
-	Progress *Progress
+	// Progress is told what is copied while a copy is at work, if it is not nil.
+	Progress Progress
 }
 
-// Progress is what was copied so far. It can be read at any time.
-type Progress struct {
-	// Files counts names: of files, folders, links and all else.
-	Files atomic.Int64
-	// Bytes counts data that was read, or is shared; holes are none.
-	Bytes atomic.Int64
+// Progress counts what is copied, as Copied does. Several goroutines call it at the same time.
+type Progress interface {
+	Add(files, bytes int64)
 }
 
 // Copied says what a copy is made of.
 type Copied struct {
-	Files, Bytes int64 // as in Progress
+	Files int64 // names: of files, folders, links and all else
+	Bytes int64 // of data that was read, or is shared; holes are none
 	// Shared are the files that share their blocks with the source.
 	Shared int64
 	// Lost is what the copy lacks, because the target's file system or the capabilities of
@@ -121,14 +119,9 @@ var ErrNotEmpty = errors.New("the folder to copy to is not empty")
 // all of them were met.
 func Copy(ctx context.Context, from, to *os.File, o Options) (Copied, error) {
 	c := copier{ctx: ctx, sharing: o.Sharing, progress: o.Progress, linked: map[identity]*linked{}, lost: map[string]*Loss{}}
-	if c.progress == nil {
-		c.progress = &Progress{}
-	}
-	files, bytes := c.progress.Files.Load(), c.progress.Bytes.Load()
 	err := c.copy(from, to)
 	done := Copied{
-		Files: c.progress.Files.Load() - files, Bytes: c.progress.Bytes.Load() - bytes,
-		Shared: c.shared.Load(), Lost: c.losses(),
+		Files: c.names.Load(), Bytes: c.bytes.Load(), Shared: c.shared.Load(), Lost: c.losses(),
 	}
 	return done, err
 }
@@ -137,11 +130,12 @@ func Copy(ctx context.Context, from, to *os.File, o Options) (Copied, error) {
 type copier struct {
 	ctx      context.Context
 	sharing  Sharing
-	progress *Progress
-	shared   atomic.Int64
-	target   identity // of the folder to copy to
-	onBtrfs  bool     // source and target
-	buffers  sync.Pool
+	progress Progress
+	// What Copied has.
+	names, bytes, shared atomic.Int64
+	target               identity // of the folder to copy to
+	onBtrfs              bool     // source and target
+	buffers              sync.Pool
 
 	// What was found out not to work is not tried for each file.
 	noShare, noRange, noHoles atomic.Bool
@@ -151,6 +145,15 @@ type copier struct {
 
 	lostMu sync.Mutex
 	lost   map[string]*Loss
+}
+
+// count counts what was copied.
+func (c *copier) count(files, bytes int64) {
+	c.names.Add(files)
+	c.bytes.Add(bytes)
+	if c.progress != nil {
+		c.progress.Add(files, bytes)
+	}
 }
 
 func (c *copier) copy(from, to *os.File) (err error) {

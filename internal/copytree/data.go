@@ -28,7 +28,7 @@ func (c *copier) data(from, to int, s *unix.Statx_t) (op string, err error) {
 		return "sharing the blocks of", err
 	} else if done {
 		c.shared.Add(1)
-		c.progress.Bytes.Add(min(size, int64(s.Blocks)*512))
+		c.count(0, min(size, int64(s.Blocks)*512))
 		return "", nil
 	}
 	return c.write(from, to, s)
@@ -149,7 +149,7 @@ func (c *copier) copyRange(from, to int, at, end int64, skipZeros bool) (came in
 			return at, "", err
 		}
 		n, op, err := c.copyBlock(from, to, at, end-at, skipZeros)
-		c.progress.Bytes.Add(int64(n))
+		c.count(0, int64(n))
 		at += int64(n)
 		if err != nil {
 			return at, op, err

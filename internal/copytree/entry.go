@@ -30,7 +30,7 @@ func (c *copier) entry(f *folder, name string) (isFolder bool, err error) {
 		isFolder, err := c.tryEntry(f, name)
 		switch {
 		case err == nil:
-			c.progress.Files.Add(1)
+			c.count(1, 0)
 			return isFolder, nil
 		case errors.Is(err, errGone):
 			return false, nil

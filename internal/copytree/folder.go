@@ -200,7 +200,7 @@ func (c *copier) below(f *folder, name string) error {
 		if err != nil {
 			return c.failed("removing the copy of", f, name, err)
 		}
-		c.progress.Files.Add(-1)
+		c.count(-1, 0)
 		if _, err := f.reach(source); isChange(err) {
 			return nil
 		}

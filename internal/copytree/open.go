@@ -106,10 +106,11 @@ func (i inode) openFile(ctx context.Context) (inode, error) {
 	}
 }
 
-// stat asks for the time of birth too.
+// stat asks for the time of birth too, and a server rather than what a client of NFS remembers:
+// a file may be longer by now.
 func stat(fd int) (s unix.Statx_t, err error) {
 	err = again(func() error {
-		return unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_NO_AUTOMOUNT, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &s)
+		return unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &s)
 	})
 	return s, err
 }

@@ -218,13 +218,13 @@ func TestCancelBetweenBlocks(t *testing.T) {
 	from := mkdir(t, top, "from")
 	const size = 5 << 20
 	must(t, os.WriteFile(filepath.Join(from, "file"), bytesOf(size), 0o600))
-	var progress copytree.Progress
+	var progress counter
 	for left, bytes := range []int64{0, 0, 1 << 20, 2 << 20, 3 << 20, 4 << 20} {
-		before := progress.Bytes.Load()
+		before := progress.bytes.Load()
 		to := t.TempDir()
 		ctx := &canceled{t.Context(), left}
 		done, err := copytree.Copy(ctx, open(t, from), open(t, to), copytree.Options{Sharing: copytree.ShareNever, Progress: &progress})
-		if !errors.Is(err, context.Canceled) || done.Bytes != bytes || progress.Bytes.Load() != before+bytes {
+		if !errors.Is(err, context.Canceled) || done.Bytes != bytes || progress.bytes.Load() != before+bytes {
 			t.Errorf("asked %d times, it copied %+v, %v; want %d bytes", left, done, err, bytes)
 		}
 	}

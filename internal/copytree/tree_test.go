@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -136,15 +137,23 @@ func TestProgressCountsData(t *testing.T) {
 	must(t, err, f.Truncate(1<<42), f.Close())
 	write(t, "12345", from, "small")
 	for _, sharing := range []copytree.Sharing{copytree.ShareIfPossible, copytree.ShareNever} {
-		var progress copytree.Progress
+		var progress counter
 		done := copyTree(t, from, t.TempDir(), copytree.Options{Sharing: sharing, Progress: &progress})
 		if done.Files != 2 || done.Bytes < data+5 || done.Bytes > data+5000 {
 			t.Errorf("copied %+v", done)
 		}
-		if progress.Files.Load() != done.Files || progress.Bytes.Load() != done.Bytes {
-			t.Errorf("the progress is %d files, %d bytes; copied were %+v", progress.Files.Load(), progress.Bytes.Load(), done)
+		if progress.files.Load() != done.Files || progress.bytes.Load() != done.Bytes {
+			t.Errorf("the progress is %d files, %d bytes; copied were %+v", progress.files.Load(), progress.bytes.Load(), done)
 		}
 	}
+}
+
+// counter counts what is copied.
+type counter struct{ files, bytes atomic.Int64 }
+
+func (c *counter) Add(files, bytes int64) {
+	c.files.Add(files)
+	c.bytes.Add(bytes)
 }
 
 func TestErrorNamesThePath(t *testing.T) {
