@@ -1,6 +1,6 @@
-// Package btrfs makes and deletes subvolumes, and limits them by qgroups, with the
+// Package btrfs makes and deletes subvolumes and snapshots, and limits them by qgroups, with the
 // ioctls of btrfs; see btrfs-ioctl(3), btrfs-subvolume(8) and btrfs-qgroup(8). All but
-// making a subvolume needs the capability SYS_ADMIN.
+// making these needs the capability SYS_ADMIN.
 package btrfs
 
 import (
@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"time"
 	"unsafe"
 
@@ -44,6 +45,40 @@ func SubvolumeID(dir *os.File) (id uint64, top bool, err error) {
 // CreateSubvolume makes an empty subvolume in parent.
 func CreateSubvolume(parent *os.File, name string) error {
 	return named(parent, name, subvolCreate, "making")
+}
+
+// Snapshot makes a subvolume in parent that holds what source holds, which is the top
+// directory of one on the same file system. What was written to that before is in it.
+// Subvolumes in source are empty folders there.
+func Snapshot(parent *os.File, name string, source *os.File, readOnly bool) error {
+	a := snapshotArgs{source: int64(source.Fd())}
+	if readOnly {
+		a.flags = subvolReadOnly
+	}
+	if len(name) >= len(a.name) {
+		return fmt.Errorf("making a snapshot %s in %s: %w", name, parent.Name(), unix.ENAMETOOLONG)
+	}
+	copy(a.name[:], name)
+	err := call(parent, snapCreate, unsafe.Pointer(&a))
+	runtime.KeepAlive(source)
+	if err != nil {
+		return fmt.Errorf("making a snapshot %s in %s of %s: %w", name, parent.Name(), source.Name(), err)
+	}
+	return nil
+}
+
+// MakeWritable makes a subvolume that is read-only one that is not. dir is its top directory.
+func MakeWritable(dir *os.File) error {
+	var flags uint64
+	err := call(dir, subvolGetFlags, unsafe.Pointer(&flags))
+	if err == nil && flags&subvolReadOnly != 0 {
+		flags &^= subvolReadOnly
+		err = call(dir, subvolSetFlags, unsafe.Pointer(&flags))
+	}
+	if err != nil {
+		return fmt.Errorf("making subvolume %s writable: %w", dir.Name(), err)
+	}
+	return nil
 }
 
 // DeleteSubvolume deletes a subvolume with all that is in it. unix.ENOTEMPTY: there are

@@ -18,10 +18,17 @@ const (
 	treeSearch   = 0xd0009411
 	inoLookup    = 0xd0009412
 	waitSync     = 0x40089416
+	snapCreate   = 0x50009417 // version 2
 	startSync    = 0x80089418
 	qgroupCreate = 0x4010942a // and remove
 	qgroupLimit  = 0x8030942b
+
+	subvolGetFlags = 0x80089419
+	subvolSetFlags = 0x4008941a
 )
+
+// subvolReadOnly is BTRFS_SUBVOL_RDONLY.
+const subvolReadOnly = 1 << 1
 
 // Numbers of linux/btrfs_tree.h.
 const (
@@ -43,6 +50,15 @@ const (
 type volumeArgs struct {
 	_    int64
 	name [4088]byte
+}
+
+// snapshotArgs is struct btrfs_ioctl_vol_args_v2.
+type snapshotArgs struct {
+	source int64
+	_      uint64
+	flags  uint64
+	_      [4]uint64
+	name   [4040]byte
 }
 
 // lookupArgs is struct btrfs_ioctl_ino_lookup_args.
