@@ -129,29 +129,41 @@ func TestTwoClaimsThatWantToBeClonesOfEachOtherWaitForNobody(t *testing.T) {
 }
 
 func TestASourceIsNotDeletedWhileItIsCloned(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFixture(t)
-		f.create(t, "pvc-1")
-		open := gate(f, "Clone pvc-2")
-		go func() {
-			if _, err := f.Create(t.Context(), cloneSpec(t, "pvc-2", "pvc-1")); err != nil {
-				t.Error(err)
-			}
-		}()
-		synctest.Wait()
-		go func() {
-			if err := f.Delete(t.Context(), parseName(t, "pvc-1"), cluster); err != nil {
-				t.Error(err)
-			}
-		}()
-		synctest.Wait()
-		if s := f.states(t)["pvc-1"]; s != volume.StateReady {
-			t.Errorf("the source is %s meanwhile", s)
+	for name, cutOff := range map[string]error{"": nil, "again, after it was cut off": errDisk} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { sourceStays(t, cutOff) })
+		})
+	}
+}
+
+func sourceStays(t *testing.T, cutOff error) {
+	f := newFixture(t)
+	f.create(t, "pvc-1")
+	if f.backend.cutOff = cutOff; cutOff != nil {
+		if err := create(f, cloneSpec(t, "pvc-2", "pvc-1")); !errors.Is(err, cutOff) {
+			t.Fatal(err)
 		}
-		open()
-		synctest.Wait()
-		wantStates(t, f, map[string]volume.State{"pvc-1": volume.StateDiscarded, "pvc-2": volume.StateReady})
-	})
+		f.backend.cutOff = nil
+	}
+	open := gate(f, "Clone pvc-2")
+	go func() {
+		if _, err := f.Create(t.Context(), cloneSpec(t, "pvc-2", "pvc-1")); err != nil {
+			t.Error(err)
+		}
+	}()
+	synctest.Wait()
+	go func() {
+		if err := f.Delete(t.Context(), parseName(t, "pvc-1"), cluster); err != nil {
+			t.Error(err)
+		}
+	}()
+	synctest.Wait()
+	if s := f.states(t)["pvc-1"]; s != volume.StateReady {
+		t.Errorf("the source is %s meanwhile", s)
+	}
+	open()
+	synctest.Wait()
+	wantStates(t, f, map[string]volume.State{"pvc-1": volume.StateDiscarded, "pvc-2": volume.StateReady})
 }
 
 func TestADeletedVolumeIsFreedAsSoonAsItsLastCloneIs(t *testing.T) {

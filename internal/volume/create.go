@@ -116,7 +116,14 @@ func (m *Manager) goOn(ctx context.Context, s Spec, v Volume, p *Progress) (Volu
 	s.Export, s.Owner = v.Export, v.Owner
 	s.From = nil
 	if v.ClonedFrom != (Name{}) {
-		s.From = &Source{Volume: v.ClonedFrom, Snapshot: v.FromSnapshot} // which may be gone by now
+		s.From = &Source{Volume: v.ClonedFrom, Snapshot: v.FromSnapshot}
+		_, unpin, err := m.original(ctx, s)
+		switch {
+		case err == nil:
+			defer unpin()
+		case !errors.Is(err, ErrNotFound): // it may be gone by now, and not needed any more
+			return Volume{}, err
+		}
 	}
 	var source Volume
 	if v.RestoredFrom != (Name{}) {
