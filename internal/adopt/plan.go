@@ -142,7 +142,9 @@ func Plan(ctx context.Context, pool Pool, from From, pvs []PV, o Options) (Repor
 			// Nobody knows what it names: its path and its id may be those of a PersistentVolume.
 			return Report{}, fmt.Errorf("a record cannot be read, and has to be corrected first: %w", err)
 		}
-		p.records = append(p.records, v)
+		if v.SnapshotOf == (volume.Name{}) { // those lie where no volume does
+			p.records = append(p.records, v)
+		}
 	}
 	p.judge = from.begin(pvs, p.records, o, &p.report)
 	for i, pv := range slices.SortedFunc(slices.Values(pvs), func(a, b PV) int { return strings.Compare(a.Name, b.Name) }) {

@@ -116,7 +116,7 @@ func (b *Backend) Release(ctx context.Context, n volume.Name) error {
 
 // Measure implements volume.Archiver.
 func (b *Backend) Measure(ctx context.Context, v volume.Volume) (int64, error) {
-	parent, name, err := b.openParent(place(v))
+	parent, name, err := b.openParent(b.place(v))
 	if err != nil {
 		return 0, err
 	}
@@ -149,7 +149,7 @@ func (b *Backend) restore(ctx context.Context, v volume.Volume) (*os.File, error
 	if err != nil {
 		return nil, err
 	}
-	if old := place(from); old != v.Path.String() {
+	if old := b.place(from); old != v.Path.String() {
 		if err := b.moveTo(old, v.Path.String()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			there, existsErr := b.exists(old)
 			if there || existsErr != nil {
@@ -161,7 +161,7 @@ func (b *Backend) restore(ctx context.Context, v volume.Volume) (*os.File, error
 	if err != nil {
 		return nil, fmt.Errorf("the content of volume %s: %w", from.Name, err)
 	}
-	b.tidy(place(from))
+	b.tidy(b.place(from))
 	if err := errors.Join(b.syncParent(v), b.records.remove(from.Name, recordSuffix), syncFolder(b.records.dir)); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
@@ -181,9 +181,9 @@ func (b *Backend) undoRestore(ctx context.Context, v volume.Volume) (undone bool
 	if err != nil {
 		return false, err
 	}
-	there, err := b.exists(place(from))
+	there, err := b.exists(b.place(from))
 	if err == nil && !there {
-		err = b.moveTo(v.Path.String(), place(from))
+		err = b.moveTo(v.Path.String(), b.place(from))
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("volume %s: giving back the content of %s: %w", v.Name, from.Name, err)

@@ -26,19 +26,19 @@ import (
 // crashRoot has the test be the process that TestKilledAtRandom kills.
 const crashRoot = "BERTH_TEST_CRASH_ROOT"
 
-func manager(t *testing.T, root string) (m *volume.Manager, end func() error) {
+func manager(t *testing.T, root string) (*volume.Manager, *dir.Backend) {
 	t.Helper()
 	b, err := dir.Open(t.Context(), root, dir.Options{Cluster: "east", ArchiveBeside: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	m = volume.NewManager(volume.Pool{
+	m := volume.NewManager(volume.Pool{
 		Name: "nas", Backend: b, Server: fixed.Server{}, ExportPath: "/share", Log: slog.New(slog.DiscardHandler),
 	})
 	if _, err := m.Recover(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return m, b.Close
+	return m, b
 }
 
 // Whenever Berth is killed, nothing that a claim has written is lost or there twice,
@@ -82,7 +82,7 @@ func TestKilledAtRandom(t *testing.T) {
 // workUntilKilled makes, ends, restores and purges volumes, and says in a journal what
 // it has written to which and what it is going to throw away.
 func workUntilKilled(t *testing.T, root string) {
-	m, _ := manager(t, root)
+	m, b := manager(t, root)
 	go m.Run(t.Context())
 	journal, err := os.OpenFile(filepath.Join(root, ".berth/journal"), os.O_APPEND|os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
@@ -94,7 +94,11 @@ func workUntilKilled(t *testing.T, root string) {
 		workers.Go(func() {
 			for {
 				name := fmt.Sprintf("pvc-%d-%d", os.Getpid(), serial.Add(1))
-				if err := workOnce(t, m, name, func(line string) { fmt.Fprintln(journal, line) }); err != nil {
+				work := workOnce
+				if rand.IntN(5) == 0 {
+					work = copyOnce
+				}
+				if err := work(t, m, b, name, func(line string) { fmt.Fprintln(journal, line) }); err != nil {
 					fmt.Println("---", err)
 					return
 				}
@@ -105,7 +109,7 @@ func workUntilKilled(t *testing.T, root string) {
 	workers.Wait()
 }
 
-func workOnce(t *testing.T, m *volume.Manager, name string, write func(line string)) error {
+func workOnce(t *testing.T, m *volume.Manager, _ *dir.Backend, name string, write func(line string)) error {
 	s := volumetest.SpecAt(t, name, fmt.Sprintf("ns%d/%d", rand.IntN(2), rand.IntN(4)))
 	s.Existing = []volume.Existing{volume.ExistingRefuse, volume.ExistingReuse}[rand.IntN(2)]
 	s.OnDelete = []volume.OnDelete{volume.OnDeleteDelete, volume.OnDeleteRetain, volume.OnDeleteArchive}[rand.IntN(3)]
@@ -120,8 +124,8 @@ func workOnce(t *testing.T, m *volume.Manager, name string, write func(line stri
 		}
 	}
 	v, err := m.Create(t.Context(), s)
-	if errors.Is(err, volume.ErrExists) || errors.Is(err, volume.ErrNotFound) || errors.Is(err, volume.ErrBusy) {
-		return nil // somebody is in the way, or was quicker
+	if isInTheWay(err) {
+		return nil
 	}
 	if err != nil {
 		return err
@@ -131,7 +135,7 @@ func workOnce(t *testing.T, m *volume.Manager, name string, write func(line stri
 		return err
 	}
 	if content(v) == "" {
-		if err := os.WriteFile(filepath.Join(v.Dir, "content"), []byte(name), 0o600); err != nil {
+		if err := fillVolume(v, name); err != nil {
 			return err
 		}
 		write("made " + name)
@@ -145,6 +149,94 @@ func workOnce(t *testing.T, m *volume.Manager, name string, write func(line stri
 	return m.Delete(t.Context(), v.Name, v.Cluster)
 }
 
+// isInTheWay says that somebody is in the way, or was quicker.
+func isInTheWay(err error) bool {
+	return errors.Is(err, volume.ErrExists) || errors.Is(err, volume.ErrNotFound) || errors.Is(err, volume.ErrBusy) || errors.Is(err, volume.ErrPending)
+}
+
+// copyOnce takes a snapshot of one volume, deletes one, or makes a volume of one or of another
+// volume, and makes that its own before anybody can have it.
+func copyOnce(t *testing.T, m *volume.Manager, b *dir.Backend, name string, write func(line string)) error {
+	var all []volume.Volume
+	for v, err := range b.List(t.Context()) {
+		if err == nil && (v.State == volume.StateSnapshot || v.State == volume.StateReady && content(v) != "") {
+			all = append(all, v)
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	of := all[rand.IntN(len(all))]
+	s := volumetest.SpecAt(t, name, "copies/"+name)
+	s.From = &volume.Source{Volume: of.Name}
+	var err error
+	switch isSnapshot := of.State == volume.StateSnapshot; {
+	case isSnapshot && rand.IntN(3) == 0:
+		err = m.DeleteSnapshot(t.Context(), of.Name, of.Cluster)
+	case isSnapshot:
+		s.From = &volume.Source{Volume: of.SnapshotOf, Snapshot: of.Name}
+		err = makeCopy(t, m, s, write)
+	case rand.IntN(2) == 0:
+		snapshot := volume.SnapshotSpec{Name: s.Name, Of: of.Name, Namespace: of.Claim.Namespace, Cluster: of.Cluster}
+		if _, err = m.Snapshot(t.Context(), snapshot); err == nil {
+			err = m.MarkPublished(t.Context(), s.Name)
+		}
+	default:
+		err = makeCopy(t, m, s, write)
+	}
+	if isInTheWay(err) {
+		return nil
+	}
+	return err
+}
+
+func makeCopy(t *testing.T, m *volume.Manager, s volume.Spec, write func(line string)) error {
+	v, err := m.Create(t.Context(), s)
+	if err == nil {
+		err = wantWhole(v.Dir)
+	}
+	if err != nil {
+		return err
+	}
+	if err := fillVolume(v, s.Name.String()); err != nil {
+		return err
+	}
+	if err := m.MarkPublished(t.Context(), v.Name); err != nil {
+		return err
+	}
+	write("made " + s.Name.String())
+	if rand.IntN(3) == 0 {
+		return nil // stays
+	}
+	write("end " + s.Name.String())
+	return m.Delete(t.Context(), v.Name, v.Cluster)
+}
+
+// filesInAVolume are those beside content.
+const filesInAVolume = 10
+
+// fillVolume writes to v whose it is, when all else is written.
+func fillVolume(v volume.Volume, name string) error {
+	for i := range filesInAVolume {
+		if err := os.WriteFile(filepath.Join(v.Dir, fmt.Sprint("more-", i)), []byte(name), 0o600); err != nil {
+			return err
+		}
+	}
+	temp := filepath.Join(v.Dir, "temp")
+	return errors.Join(os.WriteFile(temp, []byte(name), 0o600), os.Rename(temp, filepath.Join(v.Dir, "content")))
+}
+
+// wantWhole wants folder to be a copy of a volume that was filled.
+func wantWhole(folder string) error {
+	for i := range filesInAVolume {
+		if _, err := os.Stat(filepath.Join(folder, fmt.Sprint("more-", i))); err != nil {
+			return fmt.Errorf("not all was copied: %w", err)
+		}
+	}
+	_, err := os.Stat(filepath.Join(folder, "content"))
+	return err
+}
+
 // content is which volume's v holds; "" if nothing has been written there yet.
 func content(v volume.Volume) string {
 	text, err := os.ReadFile(filepath.Join(v.Dir, "content"))
@@ -156,7 +248,7 @@ func content(v volume.Volume) string {
 
 func checkAfterCrash(t *testing.T, root string) {
 	t.Helper()
-	m, end := manager(t, root)
+	m, b := manager(t, root)
 	ctx, stop := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer stop()
 	// Nor does anybody come for what was being made.
@@ -173,14 +265,20 @@ func checkAfterCrash(t *testing.T, root string) {
 	}
 	stop()
 	<-running
-	if err := end(); err != nil {
+	if err := b.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if err != nil || len(i.Problems) > 0 || len(i.Unknown) > 0 || hasDiscarded(i) {
 		t.Errorf("there are problems %v, unknown directories %v, discarded volumes: %v; %v", i.Problems, i.Unknown, hasDiscarded(i), err)
 	}
-	found := map[string]int{}
+	found, snapshots := map[string]int{}, filepath.Join(root, ".berth/clusters/east/snapshots")
 	err = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if filepath.Dir(path) == snapshots {
+			if err := wantWhole(path); err != nil {
+				t.Errorf("%s: %v", path, err)
+			}
+			return fs.SkipDir
+		}
 		if err == nil && e.Name() == "content" {
 			text, readErr := os.ReadFile(path)
 			found[string(text)]++

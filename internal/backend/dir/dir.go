@@ -11,6 +11,7 @@
 //	<root>/.berth/volumes/<name>.trashed     those of which are being purged
 //	<root>/.berth/trash/<name>               discarded volumes until they are purged
 //	<root>/.berth/archive/<name>/<path>      archived ones
+//	<root>/.berth/snapshots/<name>           what snapshots hold
 //	<root>/.berth/parents/                   which of the folders that volumes lie in were made for them
 //
 // Where several clusters have one root, a share, each has all that for itself in
@@ -30,7 +31,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"iter"
 	"os"
 	"path"
@@ -81,6 +81,9 @@ var (
 	_ volume.UsageMeter = (*Backend)(nil)
 	_ volume.Mounter    = (*Backend)(nil)
 	_ volume.Archiver   = (*Backend)(nil)
+
+	_ volume.Cloner      = (*Backend)(nil)
+	_ volume.Snapshotter = (*Backend)(nil)
 )
 
 // Create implements volume.Backend.
@@ -92,8 +95,13 @@ func (b *Backend) Create(ctx context.Context, s volume.Spec) (volume.Volume, err
 		return volume.Volume{}, err
 	}
 	if s.From != nil && s.From.Volume != (volume.Name{}) {
-		return volume.Volume{}, fmt.Errorf("%w: volume %s: a directory pool cannot copy another volume yet", volume.ErrUnsupported, s.Name)
+		return volume.Volume{}, fmt.Errorf("%w: volume %s: Create makes no clones", volume.ErrUnsupported, s.Name)
 	}
+	return b.create(ctx, s, nil)
+}
+
+// create is Create for clones too, for which p is.
+func (b *Backend) create(ctx context.Context, s volume.Spec, p *volume.Progress) (volume.Volume, error) {
 	v, err := b.Get(ctx, s.Name)
 	begun := err == nil // by an earlier call
 	switch {
@@ -124,9 +132,14 @@ func (b *Backend) Create(ctx context.Context, s volume.Spec) (volume.Volume, err
 	if err := b.others.check(ctx, b, v, v.Path); err != nil {
 		return volume.Volume{}, errors.Join(err, b.recant(v, begun))
 	}
-	ready, err := b.finish(ctx, v)
-	if !begun && (errors.Is(err, volume.ErrNoSpace) || errors.Is(err, volume.ErrUnsupported)) {
-		err = errors.Join(err, b.undo(context.WithoutCancel(ctx), v))
+	ready, err := b.finish(ctx, v, p)
+	if errors.Is(err, volume.ErrNoSpace) || errors.Is(err, volume.ErrUnsupported) {
+		switch after := context.WithoutCancel(ctx); {
+		case !begun:
+			err = errors.Join(err, b.undo(after, v))
+		case isClone(v): // what was copied must not fill the pool
+			err = errors.Join(err, b.clear(after, v))
+		}
 	}
 	return ready, err
 }
@@ -144,12 +157,18 @@ func (b *Backend) plan(ctx context.Context, s volume.Spec) (volume.Volume, error
 	}
 	foreign := fmt.Errorf("%w: volume %s: %s exists and no record names it; move it away", volume.ErrForeign, v.Name, v.Dir)
 	switch {
+	case isClone(v):
+		if there {
+			return v, foreign
+		}
+		_, err := b.original(ctx, v)
+		return v, err
 	case s.From != nil:
 		from, err := b.source(ctx, v)
 		if err != nil {
 			return v, err
 		}
-		if there && place(from) != v.Path.String() {
+		if there && b.place(from) != v.Path.String() {
 			return v, foreign
 		}
 		v.QuotaID, v.Limit = from.QuotaID, from.Limit
@@ -216,35 +235,22 @@ func (b *Backend) recant(v volume.Volume, begun bool) error {
 }
 
 // finish makes what v's record announces.
-func (b *Backend) finish(ctx context.Context, v volume.Volume) (volume.Volume, error) {
-	if err := b.makeTree(ctx, &v); err != nil {
+func (b *Backend) finish(ctx context.Context, v volume.Volume, p *volume.Progress) (volume.Volume, error) {
+	if err := b.makeTree(ctx, &v, p); err != nil {
 		return volume.Volume{}, fmt.Errorf("volume %s: %w", v.Name, noSpace(err))
 	}
 	v.State = volume.StateReady
 	return b.save(v)
 }
 
-// undo takes back what little of a volume could be made. What it cannot remove stays as
-// after a crash, and so does a volume with something in it.
-func (b *Backend) undo(ctx context.Context, v volume.Volume) error {
-	switch {
-	case v.RestoredFrom != volume.Name{}:
-		_, err := b.undoRestore(ctx, v)
-		return err
-	case v.TookOver:
-		return b.records.remove(v.Name, recordSuffix)
-	}
-	if err := b.Discard(ctx, v.Name); err != nil {
-		return err
-	}
-	return b.Purge(ctx, v.Name)
-}
-
 // makeTree makes v's directory with its limit, owner and mode. It may have been made by
 // a run that was cut off.
-func (b *Backend) makeTree(ctx context.Context, v *volume.Volume) (err error) {
+func (b *Backend) makeTree(ctx context.Context, v *volume.Volume, p *volume.Progress) (err error) {
 	if err := b.occupy(v.Path.String()); err != nil {
 		return err
+	}
+	if isClone(*v) {
+		return b.makeClone(ctx, v, p)
 	}
 	var d *os.File
 	switch {
@@ -314,7 +320,7 @@ func own(v *volume.Volume, d *os.File) error {
 
 // openTree opens v's directory without following a symbolic link anywhere.
 func (b *Backend) openTree(v volume.Volume) (*os.File, error) {
-	parent, name, err := b.openParent(v.Path.String())
+	parent, name, err := b.openParent(b.home(v))
 	if err != nil {
 		return nil, err
 	}
@@ -331,7 +337,7 @@ func (b *Backend) Get(ctx context.Context, n volume.Name) (volume.Volume, error)
 	if err != nil {
 		return volume.Volume{}, err
 	}
-	v.Dir = path.Join(b.path, place(v))
+	v.Dir = path.Join(b.path, b.place(v))
 	return v, nil
 }
 
@@ -378,107 +384,11 @@ func (b *Backend) Update(ctx context.Context, v volume.Volume) (volume.Volume, e
 
 func (b *Backend) save(v volume.Volume) (volume.Volume, error) {
 	v.Rev++
-	v.Dir = path.Join(b.path, place(v))
+	v.Dir = path.Join(b.path, b.place(v))
 	if err := b.records.write(v); err != nil {
 		return volume.Volume{}, noSpace(err)
 	}
 	return v, nil
-}
-
-// Discard implements volume.Backend.
-func (b *Backend) Discard(ctx context.Context, n volume.Name) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	v, before, err := b.records.read(n)
-	if err != nil {
-		return err
-	}
-	from := []string{v.Path.String()}
-	switch before {
-	case volume.StateDiscarded:
-		return nil
-	case volume.StateArchived:
-		from = []string{v.ArchivePath}
-	case volume.StateArchiving: // cut off before or after its move
-		from = []string{v.ArchivePath, v.Path.String()}
-	}
-	if v.State != volume.StateDiscarded {
-		// First the record: after a crash here the next Discard, or Recover,
-		// knows that the directory has to go.
-		if err := b.records.discard(n); err != nil {
-			return err
-		}
-	} else if there, err := existsIn(b.trash, n.String()); err != nil || there {
-		b.tidy(from...)
-		return err // done before; what lies at its path since then is another thing
-	}
-	if before != volume.StateArchived { // what is mounted at the path of an archive is another volume
-		v.Dir = v.Path.Below(b.path)
-		if err := b.unmount(ctx, v); err != nil {
-			return err
-		}
-	}
-	if before == volume.StateCreating {
-		// It may have been cut off before it knew of another cluster's volume at its path. From
-		// that one's side: it is not made where a record of ours is, moved or not.
-		switch err := b.others.check(ctx, b, v, v.Path); {
-		case errors.Is(err, volume.ErrForeign):
-			from = nil
-		case err != nil:
-			return err
-		}
-	}
-	moved := false
-	for _, path := range from {
-		err := b.move(path, b.trash, n.String())
-		if errors.Is(err, fs.ErrNotExist) { // the directory may never have been made
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("volume %s: moving it to the trash: %w", n, err)
-		}
-		moved = true
-		break
-	}
-	b.tidy(from...)
-	if !moved {
-		// Nothing in the trash will tell that this was done.
-		return b.records.trashed(n)
-	}
-	return nil
-}
-
-// Purge implements volume.Backend.
-func (b *Backend) Purge(ctx context.Context, n volume.Name) error {
-	v, err := b.Get(ctx, n)
-	if err != nil {
-		return err
-	}
-	if v.State != volume.StateDiscarded {
-		return fmt.Errorf("%w: volume %s is %s, not discarded", volume.ErrConflict, n, v.State)
-	}
-	// From here on the trash does not tell any more whether the directory was moved. After a
-	// crash nobody may take what lies at its path for it: that may be the next volume.
-	if err := b.Discard(ctx, n); err != nil {
-		return err
-	}
-	if err := b.trash.Sync(); err != nil {
-		return fmt.Errorf("volume %s: the trash: %w", n, err)
-	}
-	if err := b.records.trashed(n); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	// The limit goes with the bytes that it limits, and not before.
-	if err := b.limiter.remove(ctx, v, b.trash, n.String()); err != nil {
-		return fmt.Errorf("volume %s: emptying the trash: %w", n, err)
-	}
-	// The record goes last: as long as there is one, there may be bytes to free.
-	if err := b.records.remove(n, trashedSuffix); err != nil {
-		return err
-	}
-	b.limiter.forget(v)
-	return nil
 }
 
 // Capacity implements volume.Meter: the room of the file system that holds the root.

@@ -162,7 +162,7 @@ func files(t *testing.T, root string) []string {
 	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
 		path = strings.TrimPrefix(strings.TrimPrefix(path, root), "/")
 		switch first, _, _ := strings.Cut(path, "/"); {
-		case slices.Contains([]string{"", "lost+found", ".berth", ".berth/archive", ".berth/identity", ".berth/lock", ".berth/parents", ".berth/trash", ".berth/volumes"}, path):
+		case slices.Contains([]string{"", "lost+found", ".berth", ".berth/archive", ".berth/identity", ".berth/lock", ".berth/parents", ".berth/snapshots", ".berth/trash", ".berth/volumes"}, path):
 		case first != "filler":
 			found = append(found, path)
 		}

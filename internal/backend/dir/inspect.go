@@ -106,7 +106,10 @@ func (b *Backend) known(ctx context.Context) (known, error) {
 	}
 	for _, file := range records { // also those that cannot be read
 		if n, err := recordName(file); err == nil {
-			k.paths[n.String()], k.paths[b.folder+"/trash/"+n.String()], k.paths[b.folder+"/archive/"+n.String()] = true, true, true
+			k.paths[n.String()] = true
+			for _, folder := range []string{"trash", "archive", "snapshots"} {
+				k.paths[path.Join(b.folder, folder, n.String())] = true
+			}
 		}
 	}
 	for v, err := range b.List(ctx) {
@@ -125,6 +128,9 @@ func (b *Backend) known(ctx context.Context) (known, error) {
 }
 
 func (k known) add(v volume.Volume) {
+	if isSnapshot(v) {
+		return // known by its name
+	}
 	for _, p := range []string{v.Path.String(), v.ArchivePath} {
 		if p == "" {
 			continue
@@ -138,7 +144,7 @@ func (k known) add(v volume.Volume) {
 
 // found gives what lies where volumes and discarded volumes do and is not known, in order.
 func (b *Backend) found(k known) ([]string, error) {
-	folders := []string{b.folder + "/trash", b.folder + "/archive"}
+	folders := []string{b.folder + "/trash", b.folder + "/archive", b.folder + "/snapshots"}
 	for folder := range k.folders {
 		if folder != Private && !strings.HasPrefix(folder, Private+"/") {
 			folders = append(folders, folder)
@@ -177,12 +183,13 @@ func (b *Backend) report(ctx context.Context, v volume.Volume) (volume.Report, e
 	case v.Limit != volume.LimitNone:
 		wrong = append(wrong, err)
 	}
-	if v.State == volume.StateReady || v.State == volume.StateRetained || v.State == volume.StateArchived {
-		if _, err := b.root.Lstat(place(v)); err != nil {
+	switch v.State {
+	case volume.StateReady, volume.StateRetained, volume.StateArchived, volume.StateSnapshot:
+		if _, err := b.root.Lstat(b.place(v)); err != nil {
 			wrong = append(wrong, fmt.Errorf("volume %s: its directory: %w", v.Name, err))
 		}
 		// A quota of a share's server is as great as its administrator likes.
-		enough := r.Limit == LimitServer && u.LimitBytes > uint64(v.Size)
+		enough := isSnapshot(v) || r.Limit == LimitServer && u.LimitBytes > uint64(v.Size)
 		if r.Usage != nil && u.LimitBytes != uint64(v.Size) && !enough {
 			wrong = append(wrong, fmt.Errorf("volume %s: its record says %d bytes (%s), the file system limits it to %d (0: not at all)",
 				v.Name, v.Size, v.Limit, u.LimitBytes))

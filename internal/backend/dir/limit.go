@@ -182,7 +182,7 @@ func (plain) admit(v *volume.Volume) error {
 }
 
 func (p plain) build(v volume.Volume) (*os.File, error) {
-	err := p.b.inParent(v.Path.String(), func(parent *os.File, name string) error {
+	err := p.b.inParent(p.b.home(v), func(parent *os.File, name string) error {
 		if err := unix.Mkdirat(int(parent.Fd()), name, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
 			return &os.PathError{Op: "mkdir", Path: v.Dir, Err: err}
 		}

@@ -119,7 +119,7 @@ func (b *Backend) openPrivate() (err error) {
 	if b.folder != Private {
 		folders = append(folders, clusters, b.folder)
 	}
-	for _, sub := range []string{"volumes", "trash", "archive", "parents"} {
+	for _, sub := range []string{"volumes", "trash", "archive", "snapshots", "parents"} {
 		folders = append(folders, b.folder+"/"+sub)
 	}
 	for _, folder := range folders {

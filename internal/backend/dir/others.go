@@ -117,6 +117,9 @@ func (o *others) checkFolder(b *Backend, folder string, v volume.Volume, p volum
 			}
 			continue
 		}
+		if isSnapshot(r.volume) {
+			continue // in a folder of theirs
+		}
 		for _, theirs := range []string{r.volume.Path.String(), r.volume.ArchivePath} {
 			if theirs == "" || !overlap(theirs, p.String()) || r.volume.State == volume.StateArchived && theirs != r.volume.ArchivePath {
 				continue

@@ -144,11 +144,18 @@ func parseRecord(folder string, n volume.Name, text []byte) (volume.Volume, erro
 	}
 	archived := false
 	switch r.State {
+	case volume.StateSnapshot:
+		if !isSnapshot(r.Volume) {
+			return volume.Volume{}, fmt.Errorf("record of volume %s, a snapshot, does not say of what", n)
+		}
 	case volume.StateCreating, volume.StateReady, volume.StateRetained:
 	case volume.StateArchiving, volume.StateArchived:
 		archived = true
 	default:
 		return volume.Volume{}, fmt.Errorf("record of volume %s has the unknown state %q", n, r.State)
+	}
+	if isSnapshot(r.Volume) && r.State != volume.StateSnapshot && r.State != volume.StateCreating {
+		return volume.Volume{}, fmt.Errorf("record of snapshot %s has the state %q, which only a volume has", n, r.State)
 	}
 	if r.ArchivePath == archivePath(Folder(Unnamed), r.Volume) {
 		r.ArchivePath = archivePath(folder, r.Volume) // see inherit

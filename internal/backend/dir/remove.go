@@ -147,7 +147,14 @@ func (r *remover) removeOpened(parent *os.File, name string, depth int) error {
 // way without the capability for this.
 func removeSubvolume(parent *os.File, name string, d *os.File) bool {
 	_, top, err := btrfs.SubvolumeID(d)
-	return err == nil && top && btrfs.DeleteSubvolume(parent, name) == nil
+	if err != nil || !top {
+		return false
+	}
+	if btrfs.DeleteSubvolume(parent, name) == nil {
+		return true
+	}
+	_ = btrfs.MakeWritable(d) // or emptying it will say why not
+	return false
 }
 
 // empty removes the entries of d. Directories among them are given to idle workers.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"time"
 
@@ -45,7 +46,7 @@ func (s subvolumes) limit(v *volume.Volume, d *os.File) error {
 // make makes v's subvolume, unless a run that was cut off has. An empty directory is
 // what one without quotas has left.
 func (s subvolumes) make(v volume.Volume) (*os.File, error) {
-	err := s.b.inParent(v.Path.String(), func(parent *os.File, name string) error {
+	err := s.b.inParent(s.b.home(v), func(parent *os.File, name string) error {
 		err := btrfs.CreateSubvolume(parent, name)
 		if !errors.Is(err, unix.EEXIST) {
 			return err
@@ -100,6 +101,12 @@ func (s subvolumes) usage(v volume.Volume) (volume.Usage, error) {
 }
 
 func (s subvolumes) remove(ctx context.Context, v volume.Volume, parent *os.File, name string) error {
+	if v.QuotaID == 0 { // it may have been cut off before its record named it
+		var err error
+		if v.QuotaID, err = subvolumeAt(parent, name); err != nil {
+			return err
+		}
+	}
 	if err := removeTree(ctx, parent, name, nil); err != nil {
 		return err
 	}
@@ -123,6 +130,24 @@ func (s subvolumes) remove(ctx context.Context, v volume.Volume, parent *os.File
 		return err
 	}
 	return nil
+}
+
+// subvolumeAt gives the id of the subvolume whose top directory is called name in parent;
+// 0 if there is none.
+func subvolumeAt(parent *os.File, name string) (uint64, error) {
+	d, err := openBelow(parent, name, resolve)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, volume.ErrForeign) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer d.Close()
+	id, top, err := btrfs.SubvolumeID(d)
+	if !top {
+		id = 0
+	}
+	return id, err
 }
 
 func (subvolumes) forget(volume.Volume) {}

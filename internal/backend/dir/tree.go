@@ -110,19 +110,27 @@ func existsIn(folder *os.File, name string) (bool, error) {
 
 // syncParent makes the name of v's directory durable.
 func (b *Backend) syncParent(v volume.Volume) error {
-	parent, _, err := b.openParent(v.Path.String())
+	parent, _, err := b.openParent(b.home(v))
 	if err != nil {
 		return err
 	}
 	return errors.Join(parent.Sync(), parent.Close())
 }
 
+// home is where v's directory is, below the root, as long as v is not archived.
+func (b *Backend) home(v volume.Volume) string {
+	if isSnapshot(v) {
+		return b.folder + "/snapshots/" + v.Name.String()
+	}
+	return v.Path.String()
+}
+
 // place is where v's directory is, below the root.
-func place(v volume.Volume) string {
+func (b *Backend) place(v volume.Volume) string {
 	if v.ArchivePath != "" && v.State != volume.StateArchiving {
 		return v.ArchivePath
 	}
-	return v.Path.String()
+	return b.home(v)
 }
 
 const inParentTries = 10

@@ -15,6 +15,8 @@ type directories interface {
 	volume.Meter
 	volume.UsageMeter
 	volume.Archiver
+	volume.Cloner
+	volume.Snapshotter
 }
 
 // Backend is an open share. Its methods are those of the backend of directories, and
@@ -44,6 +46,16 @@ func (b *Backend) Do(ctx context.Context, f func(context.Context, *dir.Backend) 
 // Create implements volume.Backend.
 func (b *Backend) Create(ctx context.Context, s volume.Spec) (volume.Volume, error) {
 	return call(ctx, b.guard, s.Name, func(ctx context.Context) (volume.Volume, error) { return b.inner.Create(ctx, s) })
+}
+
+// Clone implements volume.Cloner.
+func (b *Backend) Clone(ctx context.Context, s volume.Spec, p *volume.Progress) (volume.Volume, error) {
+	return call(ctx, b.guard, s.Name, func(ctx context.Context) (volume.Volume, error) { return b.inner.Clone(ctx, s, p) })
+}
+
+// Snapshot implements volume.Snapshotter.
+func (b *Backend) Snapshot(ctx context.Context, s volume.SnapshotSpec, p *volume.Progress) (volume.Volume, error) {
+	return call(ctx, b.guard, s.Name, func(ctx context.Context) (volume.Volume, error) { return b.inner.Snapshot(ctx, s, p) })
 }
 
 // Get implements volume.Backend.
