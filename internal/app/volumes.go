@@ -32,6 +32,7 @@ type ListedVolume struct {
 	Claim      string    `json:"claim"`
 	ClaimUID   string    `json:"claimUid"`
 	State      string    `json:"state"`
+	SnapshotOf string    `json:"snapshotOf,omitempty"` // the volume, if it is a snapshot; then the claim is that of the volume
 	Created    time.Time `json:"created"`
 	Retained   bool      `json:"retained"`         // its data stays when its claim is deleted
 	Published  bool      `json:"published"`        // a PersistentVolume of it was seen
@@ -99,7 +100,7 @@ func listed(r volume.Report) ListedVolume {
 	v := ListedVolume{
 		Name: r.Name.String(), Namespace: r.Claim.Namespace, Claim: r.Claim.Name, ClaimUID: r.Claim.UID, State: string(r.State),
 		Created: r.Created, Retained: r.Reclaim == volume.ReclaimRetain, Published: r.Published, Origin: r.Origin, Path: r.Dir, ExportPath: r.Export.Path,
-		Size: r.Size, Inodes: r.Inodes, Limit: string(r.Limit),
+		Size: r.Size, Inodes: r.Inodes, Limit: string(r.Limit), SnapshotOf: r.SnapshotOf.String(),
 	}
 	if r.Usage != nil {
 		v.Used = &r.Usage.Bytes
@@ -117,7 +118,7 @@ func table(pools []PoolContents, now time.Time, out io.Writer) error {
 	for _, p := range pools {
 		for _, v := range p.Volumes {
 			row := []string{
-				p.title(), v.Name, v.Namespace + "/" + v.Claim, bytesText(uint64(v.Size)), v.limitText(), "-", v.inodesText(), v.State,
+				p.title(), v.Name, v.Namespace + "/" + v.Claim, bytesText(uint64(v.Size)), v.limitText(), "-", v.inodesText(), v.stateText(),
 				v.Created.UTC().Format(time.RFC3339), ageText(now.Sub(v.Created)), yesNo(v.Retained), yesNo(v.Published),
 			}
 			if v.Used != nil {
@@ -151,10 +152,23 @@ func (p PoolContents) title() string { return cmp.Or(p.Name, p.Root) }
 func title(p config.Pool) string { return cmp.Or(p.Name, root(p)) }
 
 func (v ListedVolume) limitText() string {
-	if v.Limit == "" {
-		return "advisory"
+	switch {
+	case v.Limit != "":
+		return v.Limit
+	case v.SnapshotOf != "":
+		return "-" // it does not grow
 	}
-	return v.Limit
+	return "advisory"
+}
+
+func (v ListedVolume) stateText() string {
+	switch {
+	case v.SnapshotOf == "":
+		return v.State
+	case v.State == string(volume.StateSnapshot):
+		return "snapshot of " + v.SnapshotOf
+	}
+	return v.State + ", snapshot of " + v.SnapshotOf
 }
 
 // inodesText is as in "12/1000", the most last; "-" where there is neither.

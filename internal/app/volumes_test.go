@@ -35,16 +35,18 @@ func TestTableOfVolumes(t *testing.T) {
 				r.Reclaim, r.Limit = volume.ReclaimRetain, dir.LimitBtrfs
 				r.Usage = &volume.Usage{Bytes: 1023}
 			}),
+			of("snap-1", time.Hour, func(r *volume.Report) { r.State, r.SnapshotOf = volume.StateSnapshot, volumetest.Spec(t, "pvc-1").Name }),
 		}}),
 		contents(config.Pool{Dir: &config.Dir{Root: "/srv/slow"}}, inspection{Root: "/srv/slow",
 			Advisory: errors.New("no quotas"), Problems: []error{errors.New("a record is damaged")}, Unknown: []string{"/srv/slow/a", "/srv/slow/b"},
 			Reports: []volume.Report{of("pvc-3", 0, func(r *volume.Report) { r.State, r.Inodes = volume.StateCreating, 7 })},
 		}),
 	}
-	const want = `POOL       VOLUME  CLAIM                SIZE   LIMIT              USED  INODES  STATE     CREATED               AGE  RETAINED  PUBLISHED
-fast       pvc-1   default/claim-pvc-1  1.5Gi  xfs project quota  12Ki  3/1000  ready     2030-02-03T04:00:06Z  5m   no        yes
-fast       pvc-2   default/claim-pvc-2  1Mi    btrfs qgroup       1023  -       ready     2030-01-31T04:05:06Z  3d   yes       no
-/srv/slow  pvc-3   default/claim-pvc-3  1Mi    advisory           -     7       creating  2030-02-03T04:05:06Z  0s   no        no
+	const want = `POOL       VOLUME  CLAIM                 SIZE   LIMIT              USED  INODES  STATE              CREATED               AGE  RETAINED  PUBLISHED
+fast       pvc-1   default/claim-pvc-1   1.5Gi  xfs project quota  12Ki  3/1000  ready              2030-02-03T04:00:06Z  5m   no        yes
+fast       pvc-2   default/claim-pvc-2   1Mi    btrfs qgroup       1023  -       ready              2030-01-31T04:05:06Z  3d   yes       no
+fast       snap-1  default/claim-snap-1  1Mi    -                  -     -       snapshot of pvc-1  2030-02-03T03:05:06Z  60m  no        no
+/srv/slow  pvc-3   default/claim-pvc-3   1Mi    advisory           -     7       creating           2030-02-03T04:05:06Z  0s   no        no
 
 Pool /srv/slow: sizes of new volumes are advisory: no quotas
 
