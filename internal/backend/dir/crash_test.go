@@ -48,8 +48,12 @@ func TestKilledAtRandom(t *testing.T) {
 		workUntilKilled(t, root)
 		return
 	}
-	root := t.TempDir()
-	for round := range 15 {
+	killAtRandom(t, t.TempDir(), 15)
+}
+
+func killAtRandom(t *testing.T, root string, rounds int) {
+	t.Helper()
+	for round := range rounds {
 		child := exec.Command(os.Args[0], "-test.run", "^TestKilledAtRandom$")
 		child.Env = append(os.Environ(), crashRoot+"="+root)
 		out, err := child.StdoutPipe()

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -34,8 +35,11 @@ func wantNoSubvolumes(t *testing.T, p *pool) {
 }
 
 func TestSnapshotsOfSubvolumes(t *testing.T) {
-	p := open(t, btrfsQuota.mount(t))
+	p := openWith(t, btrfsQuota.mount(t), dir.Options{MountVolumes: true})
 	source := createOf(t, p, "pvc-1", 32<<20)
+	if err := p.Mount(t.Context(), source); err != nil { // as when it is exported
+		t.Fatal(err)
+	}
 	fillTree(t, source, 300)
 	command(t, "btrfs", "subvolume", "create", filepath.Join(source.Dir, "nested")) // which nobody can by NFS
 	if err := os.WriteFile(filepath.Join(source.Dir, "nested", "file"), nil, 0o600); err != nil {
@@ -276,6 +280,32 @@ func TestCopiesWithoutSpaceLeaveNothing(t *testing.T) {
 	}
 }
 
+// Nor is a subvolume or a qgroup left that no record names.
+func TestKilledAtRandomWithSubvolumes(t *testing.T) {
+	root := btrfsQuota.mount(t)
+	killAtRandom(t, root, 8)
+	i, err := dir.Inspect(t.Context(), root, "east", dir.QuotaRequired)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for _, r := range i.Reports {
+		if r.QuotaID == 0 {
+			t.Errorf("%s is no subvolume", r.Name)
+		}
+		want = append(want, fmt.Sprint("0/", r.QuotaID))
+	}
+	got := qgroups(t, root)
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("there are the qgroups %v, of records %v", got, want)
+	}
+	if n := strings.Count(command(t, "btrfs", "subvolume", "list", root), "\n"); n != len(want) {
+		t.Errorf("%d subvolumes, %d records", n, len(want))
+	}
+}
+
 func TestRandomSnapshots(t *testing.T) {
 	for _, f := range []struct {
 		fileSystem
@@ -300,14 +330,9 @@ func TestABigTreeIsRestored(t *testing.T) {
 	p := open(t, big.mount(t))
 	source := create(t, p, "pvc-1")
 	fillTree(t, source, 100_000)
-	taken := takeSnapshot(t, p, "snap-1", "pvc-1")
+	takeSnapshot(t, p, "snap-1", "pvc-1")
 	restored := restore(t, p, "pvc-2", "snap-1", "pvc-1")
-	want := treetest.Sum(t, filepath.Join(source.Dir, "tree"))
-	for _, v := range []volume.Volume{taken, restored} {
-		if got := treetest.Sum(t, filepath.Join(v.Dir, "tree")); got != want {
-			t.Errorf("%s has the sum %s, want %s", v.Name, got, want)
-		}
-	}
+	sameTrees(t, source.Dir, restored.Dir)
 	if n := treetest.Names(t, restored.Dir); n < 100_000 {
 		t.Errorf("%d names", n)
 	}
