@@ -29,5 +29,5 @@ func (b *Backend) copyTree(ctx context.Context, from, to *os.File, p *volume.Pro
 		lost = append(lost, l.String())
 	}
 	return fmt.Errorf("%w: the copy would lack %s; Berth needs the capabilities for that (MKNOD for devices, SETFCAP for file capabilities, "+
-		"SYS_ADMIN for trusted attributes, FSETID for setgid bits)", volume.ErrUnsupported, strings.Join(lost, "; "))
+		"FSETID for setgid bits)", volume.ErrUnsupported, strings.Join(lost, "; "))
 }
