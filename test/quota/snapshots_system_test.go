@@ -102,7 +102,7 @@ func TestCopiesAreCountedWhereTheyBelong(t *testing.T) {
 // Neither too many bytes nor too many files get into a volume, and nothing of it stays.
 func TestWhatDoesNotFitIsNotRestored(t *testing.T) {
 	onProjects(t, func(t *testing.T, root string) {
-		p := open(t, root, required)
+		p, limits := open(t, root, required), limitsOf(t, root)
 		source := create(t, p, spec(t, "pvc-1", 64<<20))
 		if err := write(filepath.Join(source.Dir, "file"), 8); err != nil {
 			t.Fatal(err)
@@ -123,6 +123,9 @@ func TestWhatDoesNotFitIsNotRestored(t *testing.T) {
 			if _, err := os.Lstat(filepath.Join(root, "pvc-2")); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("the directory: %v", err)
 			}
+		}
+		for i := range uint32(8) { // nor does a limit
+			wantLimit(t, limits, uint32(source.QuotaID)+1+i, quota.Amount{})
 		}
 		enough := few
 		enough.Inodes = 200

@@ -119,9 +119,15 @@ func (b *Backend) cloneTree(ctx context.Context, v *volume.Volume, source *os.Fi
 		return err
 	}
 	defer d.Close()
-	// The limit comes first: it counts what is copied, and ends it when it is too much.
+	// The limit comes first: it counts what is copied, and ends it when it is too much. The
+	// record has it, so that it goes with the copy, whose size does not tell whose it is.
 	if err := b.limiter.limit(v, d); err != nil {
 		return err
+	}
+	if v.Limit != volume.LimitNone {
+		if *v, err = b.save(*v); err != nil {
+			return err
+		}
 	}
 	if err := b.copyTree(ctx, source, d, p); err != nil {
 		return err

@@ -115,6 +115,8 @@ func (b *Backend) create(ctx context.Context, s volume.Spec, p *volume.Progress)
 		return volume.Volume{}, fmt.Errorf("%w: volume %s is of claim %s (uid %s)", volume.ErrExists, s.Name, v.Claim, v.Claim.UID)
 	case v.State == volume.StateDiscarded:
 		return volume.Volume{}, fmt.Errorf("%w: volume %s is discarded and not purged yet", volume.ErrBusy, s.Name)
+	case s.From != nil && (v.ClonedFrom != s.From.Volume || v.FromSnapshot != s.From.Snapshot):
+		return volume.Volume{}, fmt.Errorf("%w: volume %s was begun with another content", volume.ErrExists, s.Name)
 	case v.State == volume.StateReady:
 		return v, nil
 	case v.State != volume.StateCreating:
@@ -138,7 +140,11 @@ func (b *Backend) create(ctx context.Context, s volume.Spec, p *volume.Progress)
 		case !begun:
 			err = errors.Join(err, b.undo(after, v))
 		case isClone(v): // what was copied must not fill the pool
-			err = errors.Join(err, b.clear(after, v))
+			v, getErr := b.Get(after, v.Name) // with its limit
+			if getErr == nil {
+				getErr = b.clear(after, v)
+			}
+			err = errors.Join(err, getErr)
 		}
 	}
 	return ready, err

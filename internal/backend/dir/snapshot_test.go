@@ -257,6 +257,24 @@ func TestACloneReplacesNothing(t *testing.T) {
 	}
 }
 
+// Whoever asks for a clone never gets what is empty, or another one's.
+func TestAVolumeOfAnotherContentIsNoClone(t *testing.T) {
+	for _, state := range []volume.State{volume.StateCreating, volume.StateReady} {
+		p := open(t, t.TempDir())
+		create(t, p, "pvc-1")
+		takeSnapshot(t, p, "snap-1", "pvc-1")
+		for _, v := range []volume.Volume{create(t, p, "pvc-2"), restore(t, p, "pvc-3", "snap-1", "pvc-1")} {
+			v.State = state
+			if _, err := p.Update(t.Context(), v); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := p.Clone(t.Context(), volumetest.CloneSpec(t, v.Name.String(), "pvc-1"), nil); !errors.Is(err, volume.ErrExists) {
+				t.Errorf("%s, which is %s: got error %v, want %v", v.Name, state, err, volume.ErrExists)
+			}
+		}
+	}
+}
+
 // pause has whoever reads the file wait until goOn is called, and gives a function that
 // waits until somebody does; see fcntl(2), leases.
 func pause(t *testing.T, path string) (reached, goOn func()) {

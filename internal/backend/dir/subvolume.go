@@ -101,11 +101,11 @@ func (s subvolumes) usage(v volume.Volume) (volume.Usage, error) {
 }
 
 func (s subvolumes) remove(ctx context.Context, v volume.Volume, parent *os.File, name string) error {
-	if v.QuotaID == 0 { // it may have been cut off before its record named it
-		var err error
-		if v.QuotaID, err = subvolumeAt(parent, name); err != nil {
-			return err
-		}
+	switch id, err := subvolumeAt(parent, name); {
+	case err != nil:
+		return err
+	case id != 0: // a run that was cut off may have made it after it wrote the record
+		v.QuotaID = id
 	}
 	if err := removeTree(ctx, parent, name, nil); err != nil {
 		return err
