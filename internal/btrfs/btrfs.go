@@ -48,8 +48,9 @@ func CreateSubvolume(parent *os.File, name string) error {
 }
 
 // Snapshot makes a subvolume in parent that holds what source holds, which is the top
-// directory of one on the same file system. What was written to that before is in it.
-// Subvolumes in source are empty folders there.
+// directory of one on the same file system. What was written to that before is in it,
+// also what was in memory only, and it is durable with what was done to the file system before:
+// making it writes the source to the disk and commits. Subvolumes in source are empty folders there.
 func Snapshot(parent *os.File, name string, source *os.File, readOnly bool) error {
 	a := snapshotArgs{source: int64(source.Fd())}
 	if readOnly {

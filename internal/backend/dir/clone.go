@@ -163,9 +163,6 @@ func isSubvolume(d *os.File) bool {
 
 // snapshotSubvolume makes v's directory a snapshot of source, the top directory of a subvolume.
 func (b *Backend) snapshotSubvolume(v volume.Volume, source *os.File, readOnly bool) (*os.File, error) {
-	if err := unix.Syncfs(int(source.Fd())); err != nil {
-		return nil, &os.PathError{Op: "syncfs", Path: source.Name(), Err: err}
-	}
 	err := b.inParent(b.home(v), func(parent *os.File, name string) error {
 		return btrfs.Snapshot(parent, name, source, readOnly)
 	})

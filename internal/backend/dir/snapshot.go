@@ -108,10 +108,8 @@ func (b *Backend) takeSubvolume(v *volume.Volume, source *os.File) error {
 		return err
 	}
 	defer d.Close()
-	if v.QuotaID, _, err = btrfs.SubvolumeID(d); err != nil {
-		return err
-	}
-	return btrfs.Commit(d)
+	v.QuotaID, _, err = btrfs.SubvolumeID(d)
+	return err
 }
 
 func (b *Backend) takeCopy(ctx context.Context, v *volume.Volume, source *os.File, p *volume.Progress) error {
