@@ -98,8 +98,6 @@ func TestClonesOfClaims(t *testing.T) {
 		s.claim(refused.name, annotated("berth.storage/clone-from", "source"), refused.edit)
 		s.untilEvent(s.name, refused.name, "ProvisioningFailed", refused.words...)
 	}
-	s.claim("ofdirs", ofClass(other), annotated("berth.storage/clone-from", "elsewhere"))
-	s.untilEvent(s.name, "ofdirs", "ProvisioningFailed", "pool b cannot clone volumes")
 	if have := s.list(s.options.Root); !slices.Equal(have, []string{".berth", elsewhere.Name}) {
 		t.Errorf("pool b has %v", have)
 	}

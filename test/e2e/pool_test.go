@@ -27,6 +27,7 @@ type contents struct {
 	records   []string
 	discarded []string // records of volumes that are being purged
 	trash     []string
+	snapshots []string
 }
 
 func (s *site) contents() contents {
@@ -34,7 +35,7 @@ func (s *site) contents() contents {
 	own := filepath.Join(s.options.Root, ".berth")
 	c := contents{
 		volumes: slices.DeleteFunc(s.list(s.options.Root), func(name string) bool { return name == ".berth" }),
-		trash:   s.list(filepath.Join(own, "trash")),
+		trash:   s.list(filepath.Join(own, "trash")), snapshots: s.list(filepath.Join(own, "snapshots")),
 	}
 	for _, file := range s.list(filepath.Join(own, "volumes")) {
 		if name, ok := strings.CutSuffix(file, ".json"); ok { // others are being written
@@ -51,12 +52,12 @@ func (s *site) contents() contents {
 }
 
 func (c contents) String() string {
-	return fmt.Sprintf("%d volumes %v, %d records %v, %d records of discarded volumes %v, %d in the trash %v",
-		len(c.volumes), c.volumes, len(c.records), c.records, len(c.discarded), c.discarded, len(c.trash), c.trash)
+	return fmt.Sprintf("%d volumes %v, %d records %v, %d records of discarded volumes %v, %d in the trash %v, snapshots %v",
+		len(c.volumes), c.volumes, len(c.records), c.records, len(c.discarded), c.discarded, len(c.trash), c.trash, c.snapshots)
 }
 
 func (c contents) empty() bool {
-	return len(c.volumes)+len(c.records)+len(c.discarded)+len(c.trash) == 0
+	return len(c.volumes)+len(c.records)+len(c.discarded)+len(c.trash)+len(c.snapshots) == 0
 }
 
 // list gives the names in a folder, sorted. A folder that is not there is empty.
