@@ -40,8 +40,6 @@ type Backend struct {
 	// and not shared.
 	shared, remounted map[string]bool
 	seen              seen
-	// devices are the numbers of file systems that were unmounted while an NFS server had them in use.
-	devices map[volume.Name]uint64
 
 	unmounting chan struct{} // holds one token while something is unmounted
 }
