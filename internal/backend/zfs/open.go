@@ -49,7 +49,9 @@ func Open(ctx context.Context, o Options) (_ *Backend, err error) {
 	}
 	for _, d := range all {
 		// For where it is; List tells of those that cannot be read.
-		_, _, _ = b.decode(d)
+		if v, ours, err := b.decode(d); err == nil && ours && v.State == volume.StateCreating {
+			b.mountUnsettled(ctx, v)
+		}
 	}
 	return b, b.sweep(ctx, all)
 }
