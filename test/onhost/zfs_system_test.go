@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-storage/berth/test/harness"
@@ -243,4 +244,87 @@ zpool create "$1" "/mnt/$1/disk"; zfs create "$1/kubernetes"`, lame)
 	}
 }
 
+// oldDataset makes a claim with a volume as kubernetes-zfs-provisioner made them, shared with this host.
+func (s *site) oldDataset(claim string, reclaim v1.PersistentVolumeReclaimPolicy) *v1.PersistentVolume {
+	s.t.Helper()
+	c, err := shared.client.CoreV1().PersistentVolumeClaims(s.name).Create(s.ctx, harness.NewClaim(s.name, claim, s.name), metav1.CreateOptions{})
+	s.must(err)
+	name := "pvc-" + string(c.UID)
+	s.sh(`zfs create -o refquota=8M -o refreservation=8M -o sharenfs="$2" "$1"`, tankParent+"/"+name, s.shareWithHost())
+	_, err = shared.client.CoreV1().PersistentVolumes().Create(s.ctx, &v1.PersistentVolume{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{
+			"pv.kubernetes.io/provisioned-by": s.provisioner, "kubernetes.io/createdby": "zfs-provisioner",
+		}},
+		Spec: v1.PersistentVolumeSpec{
+			StorageClassName: s.name, AccessModes: c.Spec.AccessModes, PersistentVolumeReclaimPolicy: reclaim,
+			Capacity:               v1.ResourceList{v1.ResourceStorage: resource.MustParse("8Mi")},
+			ClaimRef:               &v1.ObjectReference{Kind: "PersistentVolumeClaim", APIVersion: "v1", Namespace: s.name, Name: claim, UID: c.UID},
+			PersistentVolumeSource: v1.PersistentVolumeSource{NFS: &v1.NFSVolumeSource{Server: s.Address, Path: "/" + tankParent + "/" + name}},
+		},
+	}, metav1.CreateOptions{})
+	s.must(err)
+	return s.bound(claim)
+}
+
 func (s *site) shareWithHost() string { return "rw=@" + s.Address + "/32,no_root_squash" }
+
+// What kubernetes-zfs-provisioner has shared clients read and write while Berth adopts it, and after that. It
+// stays shared as it was, and is deleted or retained as its PersistentVolume says.
+func TestSharedDatasetsAreAdopted(t *testing.T) {
+	s, _ := newSiteOnZFS(t, "adopted")
+	s.startKernel()
+	deleted, retained := s.oldDataset("deleted", v1.PersistentVolumeReclaimDelete), s.oldDataset("retained", v1.PersistentVolumeReclaimRetain)
+	mounted := map[string]string{"3": s.mount(deleted, "vers=3,nolock,soft"), "4.2": s.mount(retained, "vers=4.2,soft")}
+	for _, dir := range mounted {
+		s.sh(`(while [ ! -e /run/enough ]; do date >>"$1/log" && sync "$1/log" && cat "$1/log" || exec touch "/run/failed.${1##*/}"; sleep 0.1; done) >/dev/null 2>&1 &`, dir)
+	}
+	t.Cleanup(func() { // also if the test fails, because they keep the pool busy
+		s.ctx = context.WithoutCancel(s.ctx)
+		s.sh(`touch /run/enough`)
+	})
+	wantProgress := func() {
+		t.Helper()
+		for version, dir := range mounted {
+			lines := func() string {
+				return s.sh(`if [ -e "/run/failed.${1##*/}" ]; then echo failed; else cat "$1/log" 2>/dev/null | wc -l; fi`, dir)
+			}
+			before := lines()
+			s.until("a client writes on by NFS version "+version, func() bool { return lines() != before })
+			if lines() == "failed\n" {
+				t.Fatalf("a client by NFS version %s could not write on", version)
+			}
+		}
+	}
+	wantProgress()
+	b := s.start("env", "ZFS_PARENT_DATASET="+tankParent, "ZFS_PROVISIONER_NAME="+s.provisioner, "ZFS_KUBE_CONF="+kubeconfig,
+		"ZFS_SHARE_OPTIONS=rw=@192.0.2.0/24", "ZFS_SERVER_HOSTNAME="+s.Address, "ZFS_METRICS_ADDR="+s.Address, "ZFS_METRICS_PORT="+httpPort,
+		berthBinary, "zfs-provisioner")
+	b.untilReady()
+	s.until("the volumes are adopted", func() bool { return strings.Contains(b.text(), "volumes=2 before=0 leftAlone=0") })
+	wantProgress()
+	for _, pv := range []*v1.PersistentVolume{deleted, retained} {
+		dataset := tankParent + "/" + pv.Name
+		if got := s.sh(`zfs get -Ho value sharenfs "$1"`, dataset); got != s.shareWithHost()+"\n" {
+			t.Errorf("%s is shared as %s", dataset, got)
+		}
+	}
+	fresh := s.claim("fresh", s.name)
+	if got := s.sh(`zfs get -Ho value sharenfs "$1"`, tankParent+"/"+fresh.Name); got != "rw=@192.0.2.0/24\n" {
+		t.Errorf("a new dataset is shared as %s", got)
+	}
+	wantProgress()
+	s.sh(`touch /run/enough`)
+
+	s.must(shared.client.CoreV1().PersistentVolumeClaims(s.name).Delete(s.ctx, "retained", metav1.DeleteOptions{}))
+	s.deleteClaim("deleted", deleted)
+	s.deleteClaim("fresh", fresh)
+	s.until("the deleted volumes are gone, and the retained one is there", func() bool {
+		return s.sh(`zfs list -rHo name -t all "$1"`, tankParent) == tankParent+"\n"+tankParent+"/.berth\n"+tankParent+"/"+retained.Name+"\n"
+	})
+	if out, err := s.Run(s.ctx, "ls", mounted["3"]); err == nil {
+		t.Errorf("a deleted volume is still there: %s", out)
+	}
+	if log := s.sh(`cat "$1/log"`, "/"+tankParent+"/"+retained.Name); log == "" {
+		t.Error("nothing is left in the retained volume")
+	}
+}
