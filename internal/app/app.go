@@ -74,6 +74,7 @@ type pool struct {
 	backend localStorage
 	dir     *dir.Backend  // the backend, if it is of directories
 	shares  export.Server // which the backend brings with it, if it does
+	gate    *gate         // of the commands of a pool of datasets
 	// Of its NFS server, which other pools may share.
 	exporter *exporter
 	clients  export.Clients
@@ -254,6 +255,9 @@ func (a *app) work(ctx context.Context, workers *sync.WaitGroup, fail func(error
 		}
 		for _, p := range a.pools {
 			a.metrics.PoolAvailable(p.config.Name, true)
+			if p.gate != nil {
+				workers.Go(func() { a.watchDatasets(ctx, p) })
+			}
 			workers.Go(func() { p.manager.Run(ctx) })
 			workers.Go(func() { a.serveControl(ctx, p.config.Name, p.backend.Identity(), p.manager) })
 			workers.Go(func() { a.measure(ctx, p.config.Name, p.manager) })

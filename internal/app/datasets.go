@@ -18,7 +18,11 @@ import (
 
 // openDatasets opens a pool of datasets on this host.
 func (a *app) openDatasets(ctx context.Context, c config.Pool) (*pool, error) {
-	o := datasetOptions(c.ZFS, run.Here{})
+	if err := zfs.Suspended(c.ZFS.Dataset); err != nil {
+		return nil, err
+	}
+	g := newGate(here{})
+	o := datasetOptions(c.ZFS, g)
 	o.Log = a.log.With("component", "zfs", "pool", c.Name)
 	o.Release = func(ctx context.Context, dir string, device uint64) error {
 		return kernel.Release(ctx, a.config.Kernel.Address, dir, device)
@@ -36,7 +40,24 @@ func (a *app) openDatasets(ctx context.Context, c config.Pool) (*pool, error) {
 		}
 	}
 	a.tellAsBefore(c)
-	return &pool{config: c, root: b.Root(), backend: b, shares: sharer(b)}, nil
+	return &pool{config: c, root: b.Root(), backend: b, shares: sharer(b), gate: g}, nil
+}
+
+// here is this host.
+type here struct{ run.Here }
+
+// Probe implements host.
+func (h here) Probe(ctx context.Context, argv []string) ([]byte, error) { return h.Output(ctx, argv) }
+
+// watchDatasets lets no command through to a pool of this host as long as ZFS has it suspended: each would
+// wait, and others for it.
+func (a *app) watchDatasets(ctx context.Context, p *pool) {
+	for pause(ctx, probeHost) {
+		why := zfs.Suspended(p.config.ZFS.Dataset)
+		if why != nil && p.gate.shut(why) || why == nil && p.gate.open() {
+			a.poolChanged(p.config.Name, why)
+		}
+	}
 }
 
 func datasetOptions(z *config.ZFS, r zfs.Runner) zfs.Options {

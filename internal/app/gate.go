@@ -10,7 +10,7 @@ import (
 	"github.com/berth-storage/berth/internal/run"
 )
 
-// host runs commands on another host.
+// host runs commands on a host.
 type host interface {
 	zfs.Runner
 	// Probe is Output for what tells whether the host answers.

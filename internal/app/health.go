@@ -36,7 +36,8 @@ type health struct {
 	why       string      // it does not serve yet; "": it is starting
 	set       bool        // it is known who is to serve:
 	exporters []*exporter // whose servers are to serve
-	// remotes are the pools on other hosts, and why they are not available; nil: they are.
+	// remotes are the pools on other hosts, and those of this one that were away, and why they are not available;
+	// nil: they are.
 	remotes  map[string]error
 	server   ownServer // the one of these that Berth runs, if any
 	limit    time.Duration

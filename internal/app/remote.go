@@ -32,14 +32,16 @@ func (a *app) serveRemote(ctx context.Context, p *remotePool) {
 }
 
 // remoteChanged says whether a pool's storage is available: why it is not, nil if it is.
-func (a *app) remoteChanged(p *remotePool, why error) {
+func (a *app) remoteChanged(p *remotePool, why error) { a.poolChanged(p.config.Name, why) }
+
+func (a *app) poolChanged(pool string, why error) {
 	if why == nil {
-		a.log.Info("the pool is available", "pool", p.config.Name)
+		a.log.Info("the pool is available", "pool", pool)
 	} else {
-		a.log.Warn("the pool is not available", "pool", p.config.Name, "why", why)
+		a.log.Warn("the pool is not available", "pool", pool, "why", why)
 	}
-	a.health.remote(p.config.Name, why)
-	a.metrics.PoolAvailable(p.config.Name, why == nil)
+	a.health.remote(pool, why)
+	a.metrics.PoolAvailable(pool, why == nil)
 }
 
 // serveOpen serves the volumes of p, which lie in b and are exported by server, until ctx

@@ -3,7 +3,10 @@ package quota
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
+
+	"github.com/berth-storage/berth/internal/mountinfo"
 )
 
 // UnavailableError says why a file system does not limit what trees take up, and what
@@ -23,7 +26,7 @@ func (e *UnavailableError) Error() string {
 
 func (e *UnavailableError) Unwrap() error { return e.Err }
 
-// mount is a line of /proc/self/mountinfo, see proc(5).
+// mount is where a file system is mounted, and what of.
 type mount struct{ point, source string }
 
 // mountOf gives the mount that dir was opened through. It is for people to read, and
@@ -33,32 +36,18 @@ func mountOf(dir *os.File) mount {
 	if err != nil {
 		return mount{}
 	}
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := mountinfo.Read()
 	if err != nil {
 		return mount{}
 	}
 	for line := range strings.Lines(string(info)) {
-		if id, found := strings.CutPrefix(line, "mnt_id:"); found {
-			return findMount(string(mounts), strings.TrimSpace(id))
+		id, found := strings.CutPrefix(line, "mnt_id:")
+		if i := slices.IndexFunc(mounts, func(m mountinfo.Mount) bool { return m.ID == strings.TrimSpace(id) }); found && i >= 0 {
+			return mount{point: mounts[i].Point, source: mounts[i].Source}
 		}
 	}
 	return mount{}
 }
-
-// findMount finds the mount with that id.
-func findMount(mountinfo, id string) mount {
-	for line := range strings.Lines(mountinfo) {
-		fields, rest, found := strings.Cut(line, " - ")
-		before, after := strings.Fields(fields), strings.Fields(rest)
-		if found && len(before) > 4 && len(after) > 1 && before[0] == id {
-			return mount{point: unescape.Replace(before[4]), source: unescape.Replace(after[1])}
-		}
-	}
-	return mount{}
-}
-
-// unescape is for what /proc/self/mountinfo writes in octal.
-var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
 // remedy says how to have project quotas on a file system that has none, in words
 // that can be copied.

@@ -7,20 +7,6 @@ import (
 	"testing"
 )
 
-func TestFindMount(t *testing.T) {
-	const mounts = `22 1 254:0 / / rw,relatime - ext4 /dev/root rw
-41 22 8:17 /sub /srv/with\040space\134 rw,noatime shared:5 - xfs /dev/sd\040b1 rw,prjquota
-4 22 0:5 / /short rw
-`
-	for id, want := range map[string]mount{
-		"22": {"/", "/dev/root"}, "41": {`/srv/with space\`, "/dev/sd b1"}, "4": {}, "7": {},
-	} {
-		if got := findMount(mounts, id); got != want {
-			t.Errorf("mount %s is %+v, want %+v", id, got, want)
-		}
-	}
-}
-
 func TestMountOfTheDirectory(t *testing.T) {
 	d, err := os.Open("/proc/self")
 	if err != nil {

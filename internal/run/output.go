@@ -51,7 +51,8 @@ func (h Here) Output(ctx context.Context, argv []string) ([]byte, error) {
 // Output runs c to its end and gives what it printed on standard output. It ends
 // in one of three ways: done (nil), refused (*ExitError), or with any other error
 // not known: the program may have done its work, or part of it. A program that
-// takes longer than limit is killed. c.Line and c.ChangesUser have no meaning here.
+// takes longer than limit is killed; for one that the kernel does not let die (its disk does not answer) nobody
+// waits. c.Line and c.ChangesUser have no meaning here.
 func Output(ctx context.Context, c Command, limit time.Duration) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -63,7 +64,15 @@ func Output(ctx context.Context, c Command, limit time.Duration) ([]byte, error)
 	cmd.WaitDelay = 10 * time.Second
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
+	end, late := make(chan error, 1), make(chan struct{})
+	go func() { end <- cmd.Run() }()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(2*cmd.WaitDelay, func() { close(late) }) })()
+	var err error
+	select {
+	case err = <-end:
+	case <-late:
+		return nil, fmt.Errorf("%s: it is not known what it does: %w, and it does not end although it was killed", filepath.Base(c.Path), context.Cause(ctx))
+	}
 	exit, ended := errors.AsType[*exec.ExitError](err)
 	switch {
 	case err == nil:

@@ -47,6 +47,11 @@ var metrics = []metric{
 	{name: "subdir_delete_pv_gone_ms_200k_files", bar: 1000},
 	{name: "purge_files_per_s"}, // of deleted volumes on a share
 	{name: "purge_ratio_vs_rm", bar: 0.8, least: true},
+	{name: "purge_ratio_vs_rm_1000", bar: 0.8, least: true}, // of smaller ones
+	{name: "purge_empty_ms"},                                // what a purge costs whatever is in the volume
+	{name: "rm_empty_ms"},
+	{name: "purge_file_us"}, // and for each file
+	{name: "rm_file_us"},
 	{name: "restart_5000_s", bar: 20},
 	{name: "rss_mib_1000", bar: 64},
 }

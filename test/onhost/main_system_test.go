@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -61,7 +62,7 @@ func runTests(m *testing.M) (status int, err error) {
 	var both sync.WaitGroup
 	var control *cluster.Cluster
 	var hostErr, controlErr error
-	both.Go(func() { shared.host, hostErr = vm.Start(ctx, vm.Options{Log: os.Stderr}) })
+	both.Go(func() { shared.host, hostErr = vm.Start(ctx, vm.Options{ZFS: true, Memory: 1536, Log: os.Stderr}) })
 	both.Go(func() { control, controlErr = cluster.Start(ctx, cluster.Options{Log: os.Stderr}) })
 	both.Wait()
 	defer func() {
@@ -98,7 +99,7 @@ func runTests(m *testing.M) (status int, err error) {
 
 // patience is how long anything may take before a test gives up. It is no measure of
 // how long it should take.
-const patience = 4 * time.Minute
+const patience = 8 * time.Minute
 
 // site is a test's own: a namespace and a StorageClass of the same name.
 type site struct {
@@ -199,12 +200,20 @@ func (b *berth) kill() {
 
 // readyz is the status of /readyz, 0 if nobody answers.
 func (b *berth) readyz() int {
+	status, _ := b.probe()
+	return status
+}
+
+// probe asks /readyz, and gives its status, 0 if nobody answers, and what it says.
+func (b *berth) probe() (status int, text string) {
 	response, err := http.Get("http://" + net.JoinHostPort(b.s.Address, httpPort) + "/readyz")
 	if err != nil {
-		return 0
+		return 0, ""
 	}
-	response.Body.Close()
-	return response.StatusCode
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	b.s.must(err)
+	return response.StatusCode, string(body)
 }
 
 func (b *berth) untilReady() {

@@ -4,13 +4,16 @@ package zfs
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-storage/berth/internal/volume"
+	"github.com/berth-storage/berth/test/nfs4"
 	"github.com/berth-storage/berth/test/vm"
 )
 
@@ -116,6 +119,61 @@ func TestDeletionUnderAClient(t *testing.T) {
 	}
 	_ = f.Close() // which it cannot tell the server any more, so it is as if it had died
 	unmountNow()
+	s.waitPurged(t)
+}
+
+// A client dies with files open in two volumes. One volume is deleted, and Berth started again: the bytes are freed
+// all the same when the client's lease has run out, and the server keeps what it has open in the other volume, until
+// that is deleted too.
+func TestPurgeAfterARestart(t *testing.T) {
+	parent, by := newParent(t), byZFS
+	by.share += ",insecure" // for the ports of these clients
+	s := serve(t, parent, by)
+	kept, v := s.create(t, "pvc-kept"), s.create(t, "pvc-1")
+	for _, v := range []volume.Volume{kept, v} { // a client for each
+		c, err := nfs4.Dial(t.Context(), "127.0.0.1:2049", nfs4.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Create(t.Context(), v.Export.Path+"/file", 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Close(); err != nil { // of the connection
+			t.Fatal(err)
+		}
+	}
+	s.delete(t, v)
+	if err := <-s.purged; !errors.Is(err, volume.ErrBusy) {
+		t.Errorf("purging what a client had open when it died: %v", err)
+	}
+	s.stop()
+	s = serve(t, parent, by)
+	s.waitPurged(t)
+	var at unix.Stat_t
+	if err := unix.Stat(kept.Dir, &at); err != nil {
+		t.Fatal(err)
+	}
+	device := fmt.Sprintf(`superblock: "%02x:%02x:`, unix.Major(at.Dev), unix.Minor(at.Dev))
+	if open := vm.Sh(t, `cat /proc/fs/nfsd/clients/*/states`); !strings.Contains(open, device) {
+		t.Errorf("what a client has open in another volume is gone; there is:\n%s", open)
+	}
+	s.delete(t, kept)
+	s.waitPurged(t)
+	if left := vm.Sh(t, `zfs list -rHo name "$1"`, parent); left != parent+"\n"+parent+"/.berth\n" {
+		t.Errorf("the datasets that are left:\n%s", left)
+	}
+}
+
+// What somebody mounts in a volume is not unmounted with it.
+func TestDeletionWithAMountInside(t *testing.T) {
+	s := serve(t, newParent(t), byZFS)
+	v := s.create(t, "pvc-1")
+	vm.Sh(t, `mkdir "$1/in"; mount -t tmpfs theirs "$1/in"`, v.Dir)
+	if err := s.manager.Delete(t.Context(), v.Name, v.Cluster); !errors.Is(err, volume.ErrBusy) || !strings.Contains(err.Error(), v.Dir+"/in") {
+		t.Errorf("deleting a volume in which something is mounted: %v", err)
+	}
+	vm.Sh(t, `mountpoint -q "$1/in" && umount "$1/in"`, v.Dir)
+	s.delete(t, v)
 	s.waitPurged(t)
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -47,6 +48,9 @@ func Start(folder string) (d *Daemon, err error) {
 		}
 		d.mounted = append(d.mounted, place)
 	}
+	if err := d.oneAtATime(); err != nil {
+		return d, err
+	}
 	program, err := exec.LookPath("zfs-fuse")
 	if err != nil {
 		return d, fmt.Errorf("%w: make setup installs it", err)
@@ -76,6 +80,36 @@ func Start(folder string) (d *Daemon, err error) {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// oneAtATime has commands of zfs(8) that change something take turns: zfs-fuse hangs now and then if datasets are
+// unmounted beside other work. The program itself is replaced, for this process and those that it starts. What is
+// done side by side the tests on OpenZFS do.
+func (d *Daemon) oneAtATime() error {
+	const script = `#!/bin/sh
+case $1 in
+get | list) exec "%[1]s" "$@" ;;
+esac
+exec flock "%[1]s.lock" "%[1]s" "$@"
+`
+	program, err := exec.LookPath("zfs")
+	if err == nil {
+		program, err = filepath.EvalSymlinks(program)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: make setup installs it", err)
+	}
+	real, turns := filepath.Join(d.folder, "zfs"), filepath.Join(d.folder, "zfs-in-turn")
+	if err := errors.Join(os.WriteFile(real, nil, 0o755), os.WriteFile(turns, fmt.Appendf(nil, script, real), 0o755)); err != nil {
+		return err
+	}
+	for _, bind := range [][2]string{{program, real}, {turns, program}} {
+		if err := syscall.Mount(bind[0], bind[1], "", syscall.MS_BIND, ""); err != nil {
+			return fmt.Errorf("mounting %s at %s: %w", bind[0], bind[1], err)
+		}
+		d.mounted = append(d.mounted, bind[1])
+	}
+	return nil
 }
 
 // Create makes a pool on a sparse file, and says where it is mounted.
@@ -130,7 +164,7 @@ func (d *Daemon) Stop() error {
 	if d.process != nil {
 		d.process.Kill() // it holds nothing any more, and has nothing to say at its end
 	}
-	for _, place := range d.mounted {
+	for _, place := range slices.Backward(d.mounted) {
 		failed = append(failed, syscall.Unmount(place, syscall.MNT_DETACH))
 	}
 	return errors.Join(failed...)

@@ -80,6 +80,9 @@ func Open(ctx context.Context, root string, o Options) (_ *Backend, err error) {
 	if b.onNFS, err = isNFS(b.rootDir); err != nil {
 		return nil, fmt.Errorf("pool root: %w", err)
 	}
+	if b.onNFS {
+		spareProcessor()
+	}
 	if err := b.inherit(ctx, o); err != nil {
 		return nil, fmt.Errorf("pool root %s: %w", root, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,9 +22,13 @@ const (
 	// nest them as deep as the disk allows, so what lies deeper is moved up first.
 	maxDepth = 32
 	// removeWorkers work on a tree at the same time, each on a directory of its own: in
-	// one directory the kernel removes one entry after the other. On a share each of
-	// them waits for the server most of the time.
+	// one directory the kernel removes one entry after the other. On a share they begin
+	// while processors are idle, because they wait for the server: if that waits for the same
+	// processors, more workers are only more to switch between.
 	removeWorkers = 8
+	// restEvery is after how many removals on a share a worker lets Go's scheduler see it: one
+	// that it has not seen for 10 ms it interrupts, and then in each of its system calls.
+	restEvery = 8
 )
 
 // removeTree removes name below parent, and all that is in it, without following
@@ -34,7 +39,12 @@ func removeTree(ctx context.Context, parent *os.File, name string, emptied func(
 	if err != nil {
 		return err
 	}
-	r := remover{ctx: ctx, onNFS: onNFS, busy: make(chan struct{}, removeWorkers-1), emptied: emptied}
+	r := remover{
+		ctx: ctx, onNFS: onNFS, busy: make(chan struct{}, removeWorkers-1), processors: processors{read: readUptime}, emptied: emptied,
+	}
+	if onNFS {
+		r.processors.areIdle() // from now on
+	}
 	err = r.remove(parent, name, 0)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
@@ -48,8 +58,11 @@ type remover struct {
 	busy    chan struct{} // a token for each worker at work beside the caller
 	emptied func(top *os.File) error
 	top     *os.File              // the tree's own directory, once it is open
+	tried   atomic.Int64          // calls of unlink
 	moved   atomic.Int64          // directories that were moved up into top
 	failed  atomic.Pointer[error] // of the first worker that failed; the others stop
+
+	processors processors
 }
 
 // stopped says why nothing more is to be removed.
@@ -71,6 +84,9 @@ func (r *remover) remove(parent *os.File, name string, depth int) error {
 
 // unlink removes name if that is not a directory.
 func (r *remover) unlink(parent *os.File, name string) (isDir bool, err error) {
+	if r.onNFS && r.tried.Add(1)%restEvery == 0 {
+		runtime.Gosched()
+	}
 	for try := 1; ; try++ {
 		if err := r.stopped(); err != nil {
 			return false, err
@@ -178,25 +194,36 @@ func (r *remover) empty(d *os.File, depth int) error {
 		}
 		for _, name := range names {
 			isDir, err := r.unlink(d, name)
+			if isDir && r.another() {
+				others.Go(func() {
+					defer func() { <-r.busy }()
+					if err := r.removeDir(d, name, depth+1); err != nil && !errors.Is(err, unix.ENOENT) {
+						r.failed.CompareAndSwap(nil, &err)
+					}
+				})
+				continue
+			}
 			if isDir {
-				select {
-				case r.busy <- struct{}{}:
-					others.Go(func() {
-						defer func() { <-r.busy }()
-						if err := r.removeDir(d, name, depth+1); err != nil && !errors.Is(err, unix.ENOENT) {
-							r.failed.CompareAndSwap(nil, &err)
-						}
-					})
-					continue
-				default:
-					err = r.removeDir(d, name, depth+1)
-				}
+				err = r.removeDir(d, name, depth+1)
 			}
 			if err != nil && !errors.Is(err, unix.ENOENT) {
 				r.failed.CompareAndSwap(nil, &err)
 				return err
 			}
 		}
+	}
+}
+
+// another says whether one more worker may begin. It gives back its token at its end.
+func (r *remover) another() bool {
+	if r.onNFS && !r.processors.areIdle() {
+		return false
+	}
+	select {
+	case r.busy <- struct{}{}:
+		return true
+	default:
+		return false
 	}
 }
 

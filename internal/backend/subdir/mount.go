@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-storage/berth/internal/mountinfo"
 	"github.com/berth-storage/berth/internal/run"
 )
 
@@ -56,7 +57,7 @@ func source(server, path string) string {
 // enough.
 func mountShare(ctx context.Context, source, at string, options []string) error {
 	// Not by looking at the folder, which is on the share then.
-	if m, found := mountAt(at); found && m.source == source {
+	if m, found := mountAt(at); found && m.Source == source {
 		return nil
 	} else if found {
 		if err := unmount(at); err != nil {
@@ -94,39 +95,18 @@ func unmount(at string) error {
 	}
 }
 
-// mount is a line of /proc/self/mountinfo, see proc(5).
-type mount struct {
-	source, kind string
-	options      []string // of the file system
-}
-
 // localLocks says that a lock taken there is not seen by other hosts.
-func (m mount) localLocks() bool {
-	return slices.ContainsFunc(m.options, func(o string) bool { return o == "local_lock=all" || o == "local_lock=flock" })
+func localLocks(m mountinfo.Mount) bool {
+	return slices.ContainsFunc(m.Options, func(o string) bool { return o == "local_lock=all" || o == "local_lock=flock" })
 }
 
-func (m mount) isNFS() bool { return m.kind == "nfs" || m.kind == "nfs4" }
+func isNFS(m mountinfo.Mount) bool { return m.Type == "nfs" || m.Type == "nfs4" }
 
 // mountAt gives what is mounted at a folder, without touching that.
-func mountAt(folder string) (m mount, found bool) {
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
+func mountAt(folder string) (m mountinfo.Mount, found bool) {
+	mounts, err := mountinfo.Read()
 	if err != nil {
-		return mount{}, false
+		return m, false
 	}
-	return findMount(string(mounts), folder)
+	return mountinfo.At(mounts, folder)
 }
-
-// findMount finds the mount at folder that hides the others there.
-func findMount(mountinfo, folder string) (m mount, found bool) {
-	for line := range strings.Lines(mountinfo) {
-		fields, rest, ok := strings.Cut(line, " - ")
-		before, after := strings.Fields(fields), strings.Fields(rest)
-		if ok && len(before) > 4 && len(after) > 2 && unescape.Replace(before[4]) == folder {
-			m, found = mount{kind: after[0], source: unescape.Replace(after[1]), options: strings.Split(after[2], ",")}, true
-		}
-	}
-	return m, found
-}
-
-// unescape is for what /proc/self/mountinfo writes in octal.
-var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)

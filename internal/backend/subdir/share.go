@@ -158,9 +158,9 @@ func (s *Share) openDir(ctx context.Context) (_ *opened, err error) {
 	m, mounted := mountAt(s.o.Root)
 	o := s.o.Dir
 	switch {
-	case !mounted || !m.isNFS():
+	case !mounted || !isNFS(m):
 		s.o.Log.Warn("no NFS share is mounted at the root of the pool; its volumes are made there nevertheless", "root", s.o.Root)
-	case m.localLocks():
+	case localLocks(m):
 		o.LocalLocks = true
 		s.o.Log.Warn("locks on the share are this host's alone (mount option nolock or local_lock): "+
 			"nothing keeps a second process on another host from working on it", "root", s.o.Root)

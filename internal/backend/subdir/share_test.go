@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/berth-storage/berth/internal/backend/dir"
+	"github.com/berth-storage/berth/internal/mountinfo"
 	"github.com/berth-storage/berth/internal/volume"
 	"github.com/berth-storage/berth/internal/volume/volumetest"
 )
@@ -217,20 +218,16 @@ func TestSource(t *testing.T) {
 	}
 }
 
-func TestFindMount(t *testing.T) {
-	const mountinfo = `22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/root rw
-40 22 0:35 / /run/berth/shares/a\040b rw,relatime - nfs4 nas:/vol\040x rw,vers=4.2,local_lock=none,addr=10.0.0.1
-41 22 0:36 / /persistentvolumes rw - ext4 /dev/sdb rw
-42 41 0:37 / /persistentvolumes rw - nfs nas:/old rw,vers=3,nolock,local_lock=all
-`
-	if m, found := findMount(mountinfo, "/run/berth/shares/a b"); !found || m.source != "nas:/vol x" || !m.isNFS() || m.localLocks() {
-		t.Errorf("found %t: %+v", found, m)
+func TestKindsOfMounts(t *testing.T) {
+	for options, wantLocal := range map[string]bool{"rw,vers=4.2,local_lock=none": false, "rw,vers=3,nolock,local_lock=all": true, "rw,local_lock=flock": true} {
+		if m := (mountinfo.Mount{Options: strings.Split(options, ",")}); localLocks(m) != wantLocal {
+			t.Errorf("with the options %s locks are local: %t", options, !wantLocal)
+		}
 	}
-	if m, found := findMount(mountinfo, "/persistentvolumes"); !found || m.source != "nas:/old" || !m.isNFS() || !m.localLocks() {
-		t.Errorf("found %t: %+v", found, m)
-	}
-	if m, found := findMount(mountinfo, "/run/berth"); found {
-		t.Errorf("found %+v", m)
+	for kind, want := range map[string]bool{"nfs": true, "nfs4": true, "ext4": false} {
+		if m := (mountinfo.Mount{Type: kind}); isNFS(m) != want {
+			t.Errorf("%s is NFS: %t", kind, !want)
+		}
 	}
 }
 

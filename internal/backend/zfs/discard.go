@@ -113,10 +113,10 @@ func (b *Backend) Purge(ctx context.Context, n volume.Name) error {
 	if err := b.release(ctx, n, d.value("origin")); err != nil {
 		return b.refused("purging", v, err)
 	}
-	err = b.destroy(ctx, n, d, v.Dir)
+	err = b.destroy(ctx, d, v.Dir)
 	if said(err, saysHolds) {
 		if err = b.destroySnapshots(ctx, v, d); err == nil {
-			err = b.destroy(ctx, n, d, v.Dir)
+			err = b.destroy(ctx, d, v.Dir)
 		}
 	}
 	b.forget(d.name)

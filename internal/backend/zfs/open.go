@@ -49,7 +49,9 @@ func Open(ctx context.Context, o Options) (_ *Backend, err error) {
 	}
 	for _, d := range all {
 		// For where it is; List tells of those that cannot be read.
-		_, _, _ = b.decode(d)
+		if v, ours, err := b.decode(d); err == nil && ours && v.State == volume.StateCreating {
+			b.mountUnsettled(ctx, v)
+		}
 	}
 	return b, b.sweep(ctx, all)
 }
@@ -78,7 +80,6 @@ func look(ctx context.Context, o Options) (_ *Backend, err error) {
 	b := &Backend{
 		o: o, places: map[volume.Name]volume.RelPath{}, discarded: map[volume.Name]bool{}, unsure: map[volume.Name]bool{},
 		shared: map[string]bool{}, remounted: map[string]bool{}, unmounting: make(chan struct{}, 1),
-		devices: map[volume.Name]uint64{},
 	}
 	all, err := b.ask(ctx, []string{"type", "mounted", "mountpoint", "sharenfs", propRecord}, o.Dataset)
 	if err != nil {

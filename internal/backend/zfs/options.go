@@ -51,8 +51,8 @@ type Options struct {
 	// Share is the sharenfs of each volume, in the words of the pool's host; "" and "off":
 	// ZFS shares none of them, and there is no Sharer. ShareInherit: that of the parent when it is opened.
 	Share string
-	// Release, if not nil, has the NFS server of this host let go of a file system that is not exported
-	// any more, by the number of its device. It is, or was, mounted at dir.
+	// Release, if not nil, has the NFS server of this host let go of the file system of a device, which is
+	// mounted at dir and not exported any more. Device 0: of one that was mounted at dir, and is mounted nowhere now.
 	Release func(ctx context.Context, dir string, device uint64) error
 	// Sizing is that of volumes whose Settings do not say; "" is volume.SizingBoth.
 	Sizing volume.Sizing

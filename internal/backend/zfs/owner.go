@@ -89,6 +89,17 @@ func (b *Backend) isSettled(v volume.Volume, d *dataset) bool {
 	return err == nil && !left
 }
 
+// mountUnsettled mounts v, whose record says that it is being made, if the host has not: isSettled can tell then whether
+// it was made to its end. A claim may have it already, and would find it neither mounted nor shared.
+func (b *Backend) mountUnsettled(ctx context.Context, v volume.Volume) {
+	if !b.o.Local || v.ClonedFrom != (volume.Name{}) {
+		return
+	}
+	if err := b.Mount(ctx, v); err != nil {
+		b.o.Log.Warn("cannot see whether a volume was made to its end", "volume", v.Name.String(), "err", err)
+	}
+}
+
 // Mount implements volume.Mounter. ZFS mounts its datasets by itself when they are made
 // and when the host starts; this is for those that it could not mount then.
 func (b *Backend) Mount(ctx context.Context, v volume.Volume) error {

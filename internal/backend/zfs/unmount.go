@@ -5,33 +5,39 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-storage/berth/internal/mountinfo"
 	"github.com/berth-storage/berth/internal/volume"
 )
 
 // flushPause is above the second in which Linux counts; see unmount.
 const flushPause = 2500 * time.Millisecond
 
-// superMagic is what statfs(2) calls a file system of OpenZFS.
-const superMagic = 0x2fc12fc1
+// openZFS is what mountinfo calls a file system of OpenZFS.
+const openZFS = "zfs"
 
-// unmount ends what Mount does, for a volume that is exported no more. On this host that is a system
-// call, because zfs unmount has the NFS server flush what it remembers, also if it fails: Linux counts
-// in seconds there, and of flushes within one second each puts off the forgetting by another second
-// (write_flush in net/sunrpc/cache.c), for all that the server exports. Where only zfs can do it there are pauses.
-// zfs-fuse has to do it itself: it has not done yet when the system call returns, and hangs with what comes next.
+// unmount ends what Mount does, for a volume that is exported no more. zfs unmount has the NFS server
+// flush what it remembers, also if it fails. Linux counts in seconds there: of several flushes in one second
+// each puts off the forgetting by a second more (write_flush in net/sunrpc/cache.c), for all that the server
+// exports. So on this host it is a system call, and elsewhere there are pauses.
+// zfs-fuse has to do it itself: it is not done yet when the system call returns, and hangs with what comes next.
 func (b *Backend) unmount(ctx context.Context, n volume.Name, d *dataset) error {
-	if d.value("mounted") != "yes" {
-		return nil
-	}
 	at, pause := d.value("mountpoint"), flushPause
+	if !strings.HasPrefix(at, "/") {
+		return nil // somebody has said none or legacy: ZFS does not mount it
+	}
 	if b.o.Local {
-		var here unix.Statfs_t
-		if err := unix.Statfs(at, &here); err == nil && here.Type == superMagic {
-			return b.unmountHere(ctx, n, at)
+		mounts, err := mountinfo.Read() // and not what zfs said, which may be old
+		if err != nil {
+			return err
+		}
+		m, found := mountinfo.At(mounts, at)
+		if found && m.Type == openZFS && m.Source == d.name {
+			return b.unmountHere(ctx, n, m, mounts)
 		}
 		pause = busyFirst
 	}
@@ -45,19 +51,25 @@ func (b *Backend) unmount(ctx context.Context, n volume.Name, d *dataset) error 
 	return err
 }
 
-func (b *Backend) unmountHere(ctx context.Context, n volume.Name, at string) error {
-	return b.alone(ctx, func() error {
-		err := unmountNow(at, 0)
-		if !errors.Is(err, unix.EBUSY) {
-			return err
+// unmountHere unmounts m, the dataset of n, as one of the mounts of this host.
+func (b *Backend) unmountHere(ctx context.Context, n volume.Name, m mountinfo.Mount, mounts []mountinfo.Mount) error {
+	err := unmountNow(m.Point, 0)
+	if !errors.Is(err, unix.EBUSY) {
+		return err
+	}
+	for _, other := range mounts { // they would go along
+		if strings.HasPrefix(other.Point, m.Point+"/") && !strings.HasPrefix(other.Source, m.Source+"@") {
+			return fmt.Errorf("%w: there is something mounted in it, at %s: unmount that", volume.ErrBusy, other.Point)
 		}
-		if err := b.letGo(ctx, n, at); err != nil {
+	}
+	if b.o.Release != nil {
+		if err := b.o.Release(ctx, m.Point, m.Device); err != nil {
 			b.o.Log.Warn("the NFS server may keep the bytes of a deleted volume", "volume", n.String(), "err", err)
 		}
-		// What a client has open it cannot close any more, as its file handle is not exported; it reaches
-		// nothing by it either. So nobody waits for clients: the dataset goes out of sight, and Purge waits.
-		return unmountNow(at, unix.MNT_DETACH)
-	})
+	}
+	// What a client has open it cannot close any more, as its file handle is not exported; it reaches
+	// nothing by it either. So nobody waits for clients: the dataset goes out of sight, and Purge waits.
+	return unmountNow(m.Point, unix.MNT_DETACH)
 }
 
 func unmountNow(at string, flags int) error {
@@ -68,38 +80,20 @@ func unmountNow(at string, flags int) error {
 	return &os.PathError{Op: "unmount", Path: at, Err: err}
 }
 
-// letGo has a server let go of n, which is mounted at dir, and remembers how the server
-// calls it, for when it is not mounted any more.
-func (b *Backend) letGo(ctx context.Context, n volume.Name, dir string) error {
-	if b.o.Release == nil {
-		return nil
+// destroy destroys a dataset that is discarded; dir is where it was mounted. A server may keep it
+// busy for clients that are gone, also since before this process was started.
+func (b *Backend) destroy(ctx context.Context, d *dataset, dir string) error {
+	err := b.alone(ctx, func() error {
+		_, err := b.zfs(ctx, "destroy", d.name)
+		return err
+	})
+	if !said(err, saysBusy) {
+		return err
 	}
-	var top unix.Stat_t
-	if err := unix.Stat(dir, &top); err != nil {
-		return &os.PathError{Op: "stat", Path: dir, Err: err}
-	}
-	b.mu.Lock()
-	b.devices[n] = top.Dev
-	b.mu.Unlock()
-	return b.o.Release(ctx, dir, top.Dev)
-}
-
-// destroy destroys the dataset of n, which is discarded. A server may keep it busy for clients that
-// are gone.
-func (b *Backend) destroy(ctx context.Context, n volume.Name, d *dataset, dir string) error {
-	b.mu.Lock()
-	device := b.devices[n]
-	b.mu.Unlock()
-	if device != 0 {
-		if err := b.o.Release(ctx, dir, device); err != nil {
+	if b.o.Release != nil {
+		if err := b.o.Release(ctx, dir, 0); err != nil {
 			return fmt.Errorf("having the NFS server let go of it: %w", err)
 		}
 	}
-	err := b.patiently(ctx, "destroy", d.name)
-	if err == nil {
-		b.mu.Lock()
-		delete(b.devices, n)
-		b.mu.Unlock()
-	}
-	return err
+	return b.patiently(ctx, "destroy", d.name)
 }

@@ -42,8 +42,6 @@ type Backend struct {
 	seen              seen
 	// snapshotNames are the full names of our snapshots; nil if they have to be looked for.
 	snapshotNames map[volume.Name]string
-	// devices are the numbers of file systems that were unmounted while an NFS server had them in use.
-	devices map[volume.Name]uint64
 
 	unmounting chan struct{} // holds one token while something is unmounted
 }

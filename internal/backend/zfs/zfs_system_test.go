@@ -411,6 +411,25 @@ func TestCreatedButNotSharedIsFinishedByTheRetry(t *testing.T) {
 	}
 }
 
+// What was made to its end, but not said to be, is a volume also where the host has not mounted it at the start.
+func TestAVolumeIsSettledThatTheHostHasNotMounted(t *testing.T) {
+	dataset := parent(t)
+	b := open(t, zfs.Options{Dataset: dataset, Local: true})
+	s := volumetest.Spec(t, "pvc-1")
+	if _, err := b.Create(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
+	zfsRun(t, "unmount", dataset+"/pvc-1")
+	b = open(t, zfs.Options{Dataset: dataset, Local: true})
+	if v, err := b.Get(t.Context(), s.Name); err != nil || v.State != volume.StateReady {
+		t.Errorf("it is %s, %v", v.State, err)
+	}
+	if got := property(t, "mounted", dataset+"/pvc-1"); got != "yes" {
+		t.Errorf("mounted: %s", got)
+	}
+}
+
 func TestRandomClones(t *testing.T) {
 	for on, steps := range map[zfs.OnClones]int{zfs.OnClonesWait: 500, zfs.OnClonesPromote: 200} {
 		t.Run(string(on), func(t *testing.T) {

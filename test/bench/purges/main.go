@@ -1,6 +1,7 @@
-// Command purges measures, in the test VM, how fast deleted volumes on a share are freed,
-// against rm -rf: both remove trees of the same files from one mount of the kernel's own
-// NFS server, in turns. It prints the files removed a second, of each turn.
+// Command purges measures, in the test VM, how long it takes to free deleted volumes on a
+// share, against rm -rf: both remove trees of the same files from one mount of the kernel's own
+// NFS server, in turns. It prints the seconds that each took in each turn, by the number of
+// files in the trees.
 package main
 
 import (
@@ -12,6 +13,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,19 +25,25 @@ import (
 )
 
 func main() {
-	files := flag.Int("files", 1000, "the `number` of files in a tree")
-	turns := flag.Int("turns", 1, "the `number` of trees that each removes")
+	var sizes []int
+	flag.Func("files", "the `number` of files in the trees of a size; for several sizes, several times", func(text string) error {
+		files, err := strconv.Atoi(text)
+		sizes = append(sizes, files)
+		return err
+	})
+	turns := flag.Int("turns", 1, "the `number` of trees of each size that each removes")
 	flag.Parse()
-	if err := run(context.Background(), *files, *turns, os.Stdout); err != nil {
+	if err := run(context.Background(), sizes, *turns, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "purges:", err)
 		os.Exit(1)
 	}
 }
 
-// Speeds are files removed a second.
-type Speeds struct {
-	Purge []float64 `json:"purge"`
-	RM    []float64 `json:"rm"`
+// Turn is what the two took for trees of the same files, in seconds.
+type Turn struct {
+	Files int     `json:"files"`
+	Purge float64 `json:"purge"`
+	RM    float64 `json:"rm"`
 }
 
 const (
@@ -43,7 +51,7 @@ const (
 	share = "/srv/share" // where it is mounted
 )
 
-func run(ctx context.Context, files, turns int, out io.Writer) error {
+func run(ctx context.Context, sizes []int, turns int, out io.Writer) error {
 	if err := vm.MountNew(ctx, vm.Here{}, vm.XFS, disk, 2<<30); err != nil {
 		return err
 	}
@@ -54,20 +62,25 @@ func run(ctx context.Context, files, turns int, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	var s Speeds
+	var all []Turn
 	for i := range turns + 1 {
 		if i == 1 {
-			s = Speeds{} // without the first turn, which finds nothing in any cache
+			all = nil // without the first turns, which find nothing in any cache
 		}
-		// Who is first in a turn may pay for what the one before has left to write.
-		purge := func() error { return purge(ctx, b, fmt.Sprint("pvc-", i), files, &s.Purge) }
-		rm := func() error { return rm(ctx, fmt.Sprint("plain-", i), files, &s.RM) }
-		both := []func() error{purge, rm}
-		if err := errors.Join(both[i%2](), both[1-i%2]()); err != nil {
-			return err
+		for _, files := range sizes {
+			t := Turn{Files: files}
+			name := fmt.Sprintf("%d-%d", files, i)
+			purge := func() (err error) { t.Purge, err = purge(ctx, b, "pvc-"+name, files); return err }
+			rm := func() (err error) { t.RM, err = rm(ctx, "plain-"+name, files); return err }
+			// Who is first in a turn may pay for what the one before has left to write.
+			both := []func() error{purge, rm}
+			if err := errors.Join(both[i%2](), both[1-i%2]()); err != nil {
+				return err
+			}
+			all = append(all, t)
 		}
 	}
-	return errors.Join(json.NewEncoder(out).Encode(s), b.Close())
+	return errors.Join(json.NewEncoder(out).Encode(all), b.Close())
 }
 
 // mountShare exports the disk by the kernel's server and mounts it.
@@ -86,36 +99,36 @@ mount -t nfs -o vers=4.2,softerr 127.0.0.1:"$1" "$2"`
 }
 
 // purge has the backend remove a tree.
-func purge(ctx context.Context, b *dir.Backend, name string, files int, speeds *[]float64) error {
+func purge(ctx context.Context, b *dir.Backend, name string, files int) (seconds float64, err error) {
 	n, err := volume.ParseName(name)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	v, err := b.Create(ctx, volume.Spec{
 		Name: n, Path: n.RelPath(), Size: 1 << 20, Claim: volume.Claim{Namespace: "bench", Name: name, UID: name},
 		Owner: volume.Owner{Mode: 0o777}, Export: volume.ExportRef{ID: 1, FSID: export.NewFSID(name), Path: "/" + name, Squash: export.SquashNone},
 	})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if err := fill(filepath.Join(disk, v.Path.String()), files); err != nil {
-		return err
+		return 0, err
 	}
 	if err := b.Discard(ctx, n); err != nil {
-		return err
+		return 0, err
 	}
-	return measure(files, speeds, func() error { return b.Purge(ctx, n) })
+	return measure(func() error { return b.Purge(ctx, n) })
 }
 
 // rm has rm(1) do so.
-func rm(ctx context.Context, name string, files int, speeds *[]float64) error {
+func rm(ctx context.Context, name string, files int) (seconds float64, err error) {
 	if err := os.Mkdir(filepath.Join(disk, name), 0o777); err != nil {
-		return err
+		return 0, err
 	}
 	if err := fill(filepath.Join(disk, name), files); err != nil {
-		return err
+		return 0, err
 	}
-	return measure(files, speeds, func() error {
+	return measure(func() error {
 		_, err := (vm.Here{}).Run(ctx, "rm", "-rf", filepath.Join(share, name))
 		return err
 	})
@@ -142,11 +155,8 @@ func fill(top string, files int) error {
 	return nil
 }
 
-func measure(files int, speeds *[]float64, remove func() error) error {
+func measure(remove func() error) (seconds float64, err error) {
 	start := time.Now()
-	if err := remove(); err != nil {
-		return err
-	}
-	*speeds = append(*speeds, float64(files)/time.Since(start).Seconds())
-	return nil
+	err = remove()
+	return time.Since(start).Seconds(), err
 }
