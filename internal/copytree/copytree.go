@@ -195,6 +195,9 @@ func (c *copier) look(top *folder) error {
 	}
 	// All that is made there would have the default one else, and the source may have none.
 	for _, acl := range []string{"system.posix_acl_default", "system.posix_acl_access"} {
+		if n, err := unix.Fgetxattr(int(top.open[target].Fd()), acl, nil); err != nil || n == 0 {
+			continue // a server that has no ACLs may also fail to remove one (NFS-Ganesha, NFSv3)
+		}
 		err := unix.Fremovexattr(int(top.open[target].Fd()), acl)
 		if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) {
 			return fmt.Errorf("removing the ACL of %s: %w", top.open[target].Name(), err)

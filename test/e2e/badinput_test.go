@@ -94,13 +94,13 @@ func badClaims() map[string]badClaim {
 			edit: func(c *v1.PersistentVolumeClaimSpec) {
 				c.DataSource = &v1.TypedLocalObjectReference{APIGroup: &snapshots, Kind: "VolumeSnapshot", Name: "yesterday"}
 			},
-			words: []string{"VolumeSnapshot", "yesterday", "empty volume"},
+			words: []string{"VolumeSnapshot", "yesterday", "does not exist"},
 		},
 		"restore-ref": {
 			edit: func(c *v1.PersistentVolumeClaimSpec) {
 				c.DataSourceRef = &v1.TypedObjectReference{APIGroup: &snapshots, Kind: "VolumeSnapshot", Name: "monday"}
 			},
-			words: []string{"VolumeSnapshot", "monday", "empty volume"},
+			words: []string{"VolumeSnapshot", "monday", "does not exist"},
 		},
 		"populator-ref": {
 			edit: func(c *v1.PersistentVolumeClaimSpec) {
