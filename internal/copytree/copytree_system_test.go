@@ -258,13 +258,14 @@ func TestWithoutCapabilities(t *testing.T) {
 	top := mounted(t, xfs)
 	from, to := mkdir(t, top, "from"), mkdir(t, top, "to")
 	must(t, unix.Mknod(filepath.Join(from, "device"), unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))), unix.Mkfifo(filepath.Join(from, "fifo"), 0o600))
+	must(t, os.Link(filepath.Join(from, "device"), filepath.Join(from, "device2")))
 	must(t, unix.Setxattr(write(t, "text", from, "program"), "security.capability", []byte{1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 0))
 	group := write(t, "text", from, "group")
 	must(t, os.Chown(group, 0, 1234), unix.Chmod(group, unix.S_ISGID|0o755))
 	without(t, func() {
 		done, err := copytree.Copy(t.Context(), open(t, from), open(t, to), copytree.Options{})
 		if err != nil || fmt.Sprint(done.Lost) != `[attributes security.capability of 1 files, the first is "program": operation not permitted `+
-			`devices of 1 files, the first is "device": operation not permitted `+
+			`devices of 2 files, the first is "device": operation not permitted `+
 			`setuid or setgid bits of 1 files, the first is "group": operation not permitted]` {
 			t.Errorf("copied %+v, %v", done, err)
 		}

@@ -104,7 +104,8 @@ func (c *copier) several(f *folder, name string, e inode, s *unix.Statx_t) error
 		defer dir.Close()
 		err = unix.Linkat(int(dir.Fd()), l.name, int(f.open[target].Fd()), name, 0)
 	}
-	if errors.Is(err, unix.EMLINK) { // the target's file system allows fewer
+	// The target's file system allows fewer names, or the first one was a device and is lost.
+	if errors.Is(err, unix.EMLINK) || errors.Is(err, unix.ENOENT) {
 		return c.first(f, name, e, s)
 	}
 	if err != nil {
