@@ -81,6 +81,9 @@ func (c *copier) attributes(f *folder, name string, from, to inode) error {
 			continue
 		}
 		value, err := grow(func(b []byte) (int, error) { return from.getxattr(attribute, b) })
+		if attribute == nfs4ACL && isMode(value) {
+			continue
+		}
 		op := "reading the attribute " + quote(attribute) + " of"
 		if err == nil {
 			op = "setting the attribute " + quote(attribute) + " of the copy of"
