@@ -159,7 +159,11 @@ func (l *lister) attributes(proc string) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("attribute %q: %w", name, err)
 		}
-		all = append(all, fmt.Sprintf(" %q=%x", name, value[:n]))
+		text := fmt.Sprintf("%x", value[:n])
+		if n > 64 {
+			text = fmt.Sprintf("%d bytes, sum %x", n, sha256.Sum256(value[:n]))
+		}
+		all = append(all, fmt.Sprintf(" %q=%s", name, text))
 	}
 	slices.Sort(all)
 	return strings.Join(all, ""), nil
