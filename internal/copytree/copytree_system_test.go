@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -109,25 +108,6 @@ func TestHolesThatNobodyTells(t *testing.T) {
 		if a, b := segments(t, filepath.Join(top, name)), segments(t, filepath.Join(to, name)); fmt.Sprint(a) != fmt.Sprint(b) {
 			t.Errorf("the copy has data at %v; want %v", b, a)
 		}
-	}
-}
-
-// Copies of 100,000 files share all their blocks, and are the same.
-func TestManyFiles(t *testing.T) {
-	const files = 100_000
-	top := mounted(t, xfs)
-	from, to := mkdir(t, top, "from"), mkdir(t, top, "to")
-	since := time.Now()
-	treetest.Make(t, from, files)
-	t.Logf("made in %s", time.Since(since))
-	since = time.Now()
-	done := copyTree(t, from, to, copytree.Options{Sharing: copytree.ShareAlways})
-	t.Logf("copied in %s: %+v", time.Since(since), done)
-	since = time.Now()
-	treetest.Compare(t, from, to)
-	t.Logf("compared in %s", time.Since(since))
-	if done.Files != files {
-		t.Errorf("copied %+v", done)
 	}
 }
 

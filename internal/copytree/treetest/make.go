@@ -37,7 +37,8 @@ type maker struct {
 	random  *rand.Rand
 	left    int // names to make
 	made    int
-	folders []string
+	folders []string // that more is made in
+	deeper  []string // folders in one another
 	files   []string // regular ones with contents
 }
 
@@ -72,7 +73,7 @@ func (m *maker) tree() error {
 		}
 	}
 	// What was made in them changed these.
-	for _, folder := range m.folders {
+	for _, folder := range append(m.folders, m.deeper...) {
 		if err := m.dress(folder, 0o700|m.random.Uint32N(0o100)); err != nil {
 			return err
 		}
@@ -176,8 +177,9 @@ func (m *maker) deep() error {
 		if err := os.Mkdir(in, 0o700); err != nil {
 			return err
 		}
-		m.folders = append(m.folders, in)
-		if m.left == 0 || len(in) > len(m.top)+300 {
+		m.deeper = append(m.deeper, in)
+		if m.left == 0 || len(m.deeper)%30 == 0 {
+			m.folders = append(m.folders, in)
 			return nil
 		}
 		m.left--
