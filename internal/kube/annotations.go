@@ -55,12 +55,12 @@ func wishes(claim *v1.PersistentVolumeClaim) (map[string]wish, error) {
 		}
 		only, fixed := onlyValues[annotation]
 		switch {
-		case !found || slices.Contains(otherAnnotations, annotation):
+		case !found || slices.Contains(otherAnnotations, annotation) || isOfSchedule(annotation):
 		case fixed && !strings.EqualFold(value, only):
 			return nil, fmt.Errorf("%w: annotation %s: %.64q cannot be had, only %s", volume.ErrUnsupported, annotation, value, only)
 		case fixed:
 		case !slices.Contains(known, name):
-			return nil, fmt.Errorf("%w: annotation %.200s is unknown%s", volume.ErrInvalid, annotation, suggest.Nearest(name, known))
+			return nil, fmt.Errorf("%w: annotation %.200s is unknown%s", volume.ErrInvalid, annotation, suggest.Nearest(name, slices.Concat(known, scheduleAnnotations)))
 		case all[name].annotation != "" && all[name].value != value:
 			return nil, fmt.Errorf("%w: annotations %s and %s say different things", volume.ErrInvalid, all[name].annotation, annotation)
 		default:

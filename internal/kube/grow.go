@@ -49,7 +49,8 @@ type grower struct {
 	log         *slog.Logger
 }
 
-func newGrowthQueue() workqueue.TypedRateLimitingInterface[cache.ObjectName] {
+// newQueue is one of objects that are tried again after longer and longer pauses.
+func newQueue() workqueue.TypedRateLimitingInterface[cache.ObjectName] {
 	return workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[cache.ObjectName](retryMin, retryMax))
 }
 

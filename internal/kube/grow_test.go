@@ -67,7 +67,7 @@ func newGrowthOf(t *testing.T, class *storagev1.StorageClass, claim *v1.Persiste
 	core, classes := g.caches.Core().V1(), g.caches.Storage().V1().StorageClasses()
 	g.grower = &grower{
 		provisioner: newProvisioner(client, pool), claims: core.PersistentVolumeClaims().Lister(), volumes: core.PersistentVolumes().Lister(),
-		classes: classes.Lister(), events: record.NewFakeRecorder(20), allowed: true, queue: newGrowthQueue(), log: quiet(),
+		classes: classes.Lister(), events: record.NewFakeRecorder(20), allowed: true, queue: newQueue(), log: quiet(),
 	}
 	t.Cleanup(g.queue.ShutDown)
 	if class != nil {
@@ -374,7 +374,7 @@ func TestWhichChangesAreLookedAt(t *testing.T) {
 		{"our own status", claim, changed(func(c *v1.PersistentVolumeClaim) { c.Status.Conditions = []v1.PersistentVolumeClaimCondition{{}} }), 0},
 		{"taken back", claim, smaller, 0},
 	} {
-		g := &grower{queue: newGrowthQueue()}
+		g := &grower{queue: newQueue()}
 		if c.before == nil {
 			g.handler().OnAdd(c.now, true)
 		} else {

@@ -13,6 +13,9 @@ const (
 	annInstance = "berth.storage/instance" // the identity of the pool that holds the volume
 	annVolume   = "berth.storage/volume"   // the volume's handle: pool/name
 	labelPool   = "berth.storage/pool"
+	// On VolumeSnapshots that Berth makes by a schedule: the uid of the claim, and when it was due.
+	labelScheduleOf = "berth.storage/schedule-of"
+	annScheduledAt  = "berth.storage/scheduled-at"
 	// The label and value that Kubernetes recommends for what a tool made:
 	// https://kubernetes.io/docs/concepts/overview/working-with-objects/common-labels/
 	labelManagedBy = "app.kubernetes.io/managed-by"

@@ -56,7 +56,7 @@ func classParameters() []string {
 	for _, property := range zfsproperty.All() {
 		names = append(names, property.Name)
 	}
-	return names
+	return append(names, scheduleParameters...)
 }
 
 // checkParameters gives the parameters of a class under the names that they have here.
@@ -149,6 +149,8 @@ func (p *parameters) set(key, value string) error {
 	case "pool": // it was chosen
 	case "onDelete", "archiveOnDelete", "existing", "pathPattern":
 		return p.setPolicy(key, value)
+	case parameterSchedule, parameterKeep, parameterMaxAge, parameterClass: // kept to when the claim is bound
+		return new(schedule).set(key, value)
 	default:
 		return p.setZFS(key, value)
 	}

@@ -18,6 +18,7 @@ type rights struct {
 	finalizers bool // put finalizers on PersistentVolumes, and take them off
 	growth     bool // change the capacity of PersistentVolumes, and the status of claims
 	snapshots  bool // all that is to be done to the objects of VolumeSnapshots
+	schedules  bool // make and delete VolumeSnapshots
 }
 
 // blind says that other instances are not seen, or do not see this one.
@@ -27,7 +28,7 @@ func (r rights) blind() bool { return !r.neighbours || !r.lease }
 // waits for the API server.
 func (f *FrontEnd) askRights(ctx context.Context) rights {
 	ns := f.client.namespace
-	r := rights{true, true, true, true, true, true}
+	r := rights{true, true, true, true, true, true, true}
 	for _, c := range []struct {
 		right   *bool
 		verbs   []string
@@ -57,6 +58,10 @@ func (f *FrontEnd) askRights(ctx context.Context) rights {
 		{
 			&r.snapshots, []string{"get", "list", "watch", "patch"}, authorizationv1.ResourceAttributes{Group: snapshotGroup, Resource: snapshotsPlural},
 			"snapshots are off",
+		},
+		{
+			&r.schedules, []string{"create", "delete"}, authorizationv1.ResourceAttributes{Group: snapshotGroup, Resource: snapshotsPlural},
+			"no snapshots are taken by schedules",
 		},
 		{
 			&r.snapshots, []string{"get", "list", "watch", "create", "patch", "delete"}, authorizationv1.ResourceAttributes{Group: snapshotGroup, Resource: contentsPlural},

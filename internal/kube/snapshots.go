@@ -67,7 +67,7 @@ func newSnapshotter(p *provisioner, core informers.SharedInformerFactory, caches
 		provisioner: p, objects: p.objects, events: events, log: p.log,
 		claims: core.Core().V1().PersistentVolumeClaims().Lister(), volumes: core.Core().V1().PersistentVolumes().Lister(),
 		snapshots: lister(snapshotsPlural), contents: lister(contentsPlural), classes: lister(snapshotClasses),
-		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[cache.ObjectName](retryMin, retryMax)),
+		queue: newQueue(),
 	}
 }
 
@@ -173,6 +173,11 @@ func (s *snapshotter) volumeFor(snapshot *volumeSnapshot) (*v1.PersistentVolume,
 	if claim.Status.Phase != v1.ClaimBound {
 		return nil, fmt.Errorf("%w: claim %s/%s is not bound to a volume", volume.ErrBusy, claim.Namespace, claim.Name)
 	}
+	return s.volumeOfClaim(claim)
+}
+
+// volumeOfClaim gives the PersistentVolume of a claim that is bound; nil if it is not ours.
+func (s *snapshotter) volumeOfClaim(claim *v1.PersistentVolumeClaim) (*v1.PersistentVolume, error) {
 	pv, err := s.volumes.Get(claim.Spec.VolumeName)
 	if err != nil {
 		return nil, err

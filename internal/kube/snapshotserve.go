@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -20,14 +21,22 @@ import (
 // lookForSnapshots is how often it is asked whether the cluster knows VolumeSnapshots by now.
 const lookForSnapshots = 15 * time.Second
 
-// serveSnapshots serves VolumeSnapshots until ctx ends, from when the cluster knows them.
-func (f *FrontEnd) serveSnapshots(ctx context.Context, p *provisioner, core informers.SharedInformerFactory, events record.EventRecorder) {
+// serveSnapshots serves VolumeSnapshots until ctx ends, from when the cluster knows them, and
+// has them made by schedules if it may.
+func (f *FrontEnd) serveSnapshots(
+	ctx context.Context, p *provisioner, core informers.SharedInformerFactory, events record.EventRecorder, schedules bool,
+) {
 	if !f.awaitSnapshots(ctx) {
 		return
 	}
 	caches := dynamicinformer.NewDynamicSharedInformerFactory(f.client.objects, controller.DefaultResyncPeriod)
 	s := newSnapshotter(p, core, caches, events)
-	known := []cache.InformerSynced{core.Core().V1().PersistentVolumes().Informer().HasSynced, core.Core().V1().PersistentVolumeClaims().Informer().HasSynced}
+	scheduler, err := newScheduler(s, core, caches.ForResource(snapshotResource(snapshotsPlural)).Informer(), schedules)
+	if err != nil {
+		f.o.Log.Error("cannot index snapshots", "err", err)
+		return
+	}
+	known := []cache.InformerSynced{core.Core().V1().PersistentVolumes().Informer().HasSynced, core.Core().V1().PersistentVolumeClaims().Informer().HasSynced, core.Storage().V1().StorageClasses().Informer().HasSynced}
 	for _, plural := range []string{snapshotsPlural, contentsPlural, snapshotClasses} {
 		objects := caches.ForResource(snapshotResource(plural)).Informer()
 		err := objects.SetTransform(stripManagedFields)
@@ -40,9 +49,16 @@ func (f *FrontEnd) serveSnapshots(ctx context.Context, p *provisioner, core info
 		}
 		known = append(known, objects.HasSynced)
 	}
+	if err := scheduler.watch(core, caches); err != nil {
+		f.o.Log.Error("cannot watch what schedules are for", "err", err)
+		return
+	}
 	caches.Start(ctx.Done())
+	var following sync.WaitGroup
+	following.Go(func() { scheduler.follow(ctx, known...) })
 	f.o.Log.Info("serving VolumeSnapshots")
 	s.run(ctx, f.o.Workers, known...)
+	following.Wait()
 	caches.Shutdown()
 }
 

@@ -50,7 +50,7 @@ func (f *FrontEnd) runTerm(ctx context.Context, cluster string, r rights) {
 	}
 	grower := &grower{
 		provisioner: p, claims: factory.Core().V1().PersistentVolumeClaims().Lister(), volumes: factory.Core().V1().PersistentVolumes().Lister(),
-		classes: factory.Storage().V1().StorageClasses().Lister(), events: events, allowed: r.growth, queue: newGrowthQueue(), log: f.o.Log,
+		classes: factory.Storage().V1().StorageClasses().Lister(), events: events, allowed: r.growth, queue: newQueue(), log: f.o.Log,
 	}
 	if _, err := claims.AddEventHandler(grower.handler()); err != nil {
 		f.o.Log.Error("cannot watch claims", "err", err)
@@ -98,7 +98,7 @@ func (f *FrontEnd) runTerm(ctx context.Context, cluster string, r rights) {
 		grower.run(ctx, f.o.Workers, volumes.HasSynced, claims.HasSynced, factory.Storage().V1().StorageClasses().Informer().HasSynced)
 	})
 	if r.snapshots {
-		workers.Go(func() { f.serveSnapshots(ctx, p, factory, events) })
+		workers.Go(func() { f.serveSnapshots(ctx, p, factory, events, r.schedules) })
 	}
 	factory.Start(ctx.Done())
 	f.o.Log.Info("serving claims")

@@ -158,6 +158,7 @@ metadata: {name: shot, namespace: default}
 spec: {source: {persistentVolumeClaimName: ` + claim + `}}
 `)
 	s.kubectl("wait", "--for=jsonpath={.status.readyToUse}=true", "--timeout=5m", "volumesnapshot/shot")
+	s.useSchedule(claim, pv)
 	restored := harness.NewClaim("default", "restored", "berth")
 	restored.Spec.DataSource = &v1.TypedLocalObjectReference{APIGroup: new("snapshot.storage.k8s.io"), Kind: "VolumeSnapshot", Name: "shot"}
 	s.claimOf(restored)
@@ -175,6 +176,28 @@ spec:
 `)
 	s.kubectl("wait", "--for=delete", "--timeout=5m", "volumesnapshotcontent/snapcontent-gone")
 	s.kubectl("delete", "volumesnapshotclass", "berth")
+}
+
+// useSchedule has Berth take a snapshot that is due, and delete an older one.
+func (s *site) useSchedule(claim string, pv *v1.PersistentVolume) {
+	s.t.Helper()
+	old := claim + "-20200101-0000"
+	_, err := shared.cluster.KubectlApply(s.t.Context(), []byte(`
+apiVersion: snapshot.storage.k8s.io/v1
+kind: VolumeSnapshot
+metadata:
+  name: `+old+`
+  namespace: default
+  labels: {berth.storage/schedule-of: `+string(pv.Spec.ClaimRef.UID)+`}
+  annotations: {berth.storage/scheduled-at: "2020-01-01T00:00:00Z"}
+spec: {source: {persistentVolumeClaimName: `+claim+`}}
+`))
+	s.must(err)
+	s.kubectl("wait", "--for=jsonpath={.status.readyToUse}=true", "--timeout=5m", "volumesnapshot/"+old)
+	s.kubectl("annotate", "pvc", claim, "berth.storage/snapshot-schedule=@yearly", "berth.storage/snapshot-keep=1")
+	s.kubectl("wait", "--for=delete", "--timeout=5m", "volumesnapshot/"+old)
+	s.kubectl("annotate", "pvc", claim, "berth.storage/snapshot-schedule-")
+	s.kubectl("delete", "--timeout=5m", "volumesnapshot", "-l", "berth.storage/schedule-of")
 }
 
 // usedByDaemonSet has two Berths agree who makes a volume.
