@@ -37,7 +37,7 @@ func newPlanning(t *testing.T, annotations ...string) *planning {
 	for i := 0; i < len(annotations); i += 2 {
 		claim.Annotations[annotations[i]] = annotations[i+1]
 	}
-	s.snapshotter.provisioner.client = newClient(claim, pv)
+	s.provisioner.client = newClient(claim, pv)
 	scheduler, err := newScheduler(s.snapshotter, s.core, s.caches.ForResource(snapshotResource(snapshotsPlural)).Informer(), true)
 	if err != nil {
 		t.Fatal(err)
