@@ -15,9 +15,41 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-
-	"github.com/berth-storage/berth/test/harness"
 )
+
+// storage is a pool whose volumes are snapshotted, and where they are.
+type storage struct {
+	pool  string // its configuration
+	at    func(*v1.PersistentVolume) string
+	empty func() // waits until nothing is left
+}
+
+// onEach runs a test on storage that takes snapshots by itself, and on storage that copies.
+func onEach(t *testing.T, test func(s *site, on storage)) {
+	for name, prepare := range map[string]func(*site) storage{"zfs": onDatasets, "dir": onDirectories} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, "snapshots-"+name)
+			test(s, prepare(s))
+		})
+	}
+}
+
+func onDatasets(s *site) storage {
+	parent := s.dataset("a")
+	return storage{
+		pool:  "name: a, zfs: {dataset: " + parent + ", sizing: quota, node: zfs-1}, exporter: none",
+		at:    func(pv *v1.PersistentVolume) string { return s.mountpoint(parent, pv) },
+		empty: func() { s.untilNoDatasets(parent) },
+	}
+}
+
+func onDirectories(s *site) storage {
+	return storage{
+		pool:  "name: a, dir: {root: " + s.options.Root + "}",
+		at:    func(pv *v1.PersistentVolume) string { return filepath.Join(s.options.Root, pv.Name) },
+		empty: s.untilEmpty,
+	}
+}
 
 // snapshots has the cluster of all tests serve VolumeSnapshots, with classes for this site.
 func (s *site) snapshots() {
@@ -83,11 +115,11 @@ func fromSnapshot(name string) func(*v1.PersistentVolumeClaim) {
 // A VolumeSnapshot holds what its claim held, and so do claims that are restored from it,
 // whatever is deleted first; at the end nothing is left. The cluster may know
 // VolumeSnapshots only when Berth runs already.
-func TestSnapshotsOfClaims(t *testing.T) {
-	s := newSite(t, "snapshots")
-	parent := s.dataset("a")
-	at := func(pv *v1.PersistentVolume) string { return s.mountpoint(parent, pv) }
-	s.startPools("name: a, zfs: {dataset: " + parent + ", sizing: quota, node: zfs-1}, exporter: none")
+func TestSnapshotsOfClaims(t *testing.T) { onEach(t, snapshotsOfClaims) }
+
+func snapshotsOfClaims(s *site, on storage) {
+	t, at := s.t, on.at
+	s.startPools(on.pool)
 	s.claim("data", ofSize("32Mi"))
 	data := s.bound("data")
 	s.snapshots()
@@ -139,16 +171,16 @@ func TestSnapshotsOfClaims(t *testing.T) {
 	}
 	s.deleteClaim("again")
 	s.volumeGone(again.Name)
-	s.untilNoDatasets(parent)
+	on.empty()
 }
 
 // A snapshot that is retained is found again by a content that names it, and only by those
 // whose namespace it is of.
 func TestSnapshotsThatAreRetained(t *testing.T) {
 	s, other := newSite(t, "retained"), newSite(t, "stranger")
-	parent := s.dataset("a")
-	at := func(pv *v1.PersistentVolume) string { return s.mountpoint(parent, pv) }
-	s.startPools("name: a, zfs: {dataset: " + parent + ", sizing: quota, node: zfs-1}, exporter: none")
+	on := onDatasets(s)
+	at := on.at
+	s.startPools(on.pool)
 	s.snapshots()
 	s.claim("data", ofSize("32Mi"))
 	data := s.bound("data")
@@ -189,22 +221,20 @@ spec: {source: {volumeSnapshotContentName: %[1]s}}
 	s.deleteClaim("again")
 	s.volumeGone(again.Name)
 	s.kubectl("delete", "--timeout="+patience.String(), "volumesnapshot", "found")
-	s.untilNoDatasets(parent)
+	on.empty()
 }
 
 // Whenever Berth is killed, each VolumeSnapshot gets one snapshot, and each that is deleted
 // takes its own along.
-func TestSnapshotsSurviveKills(t *testing.T) {
-	s := newSite(t, "shotkills")
-	parent := s.dataset("a")
-	start := func() *harness.Berth {
-		return s.startPools("name: a, zfs: {dataset: " + parent + ", sizing: quota, node: zfs-1}, exporter: none")
-	}
-	b := start()
+func TestSnapshotsSurviveKills(t *testing.T) { onEach(t, snapshotsSurviveKills) }
+
+func snapshotsSurviveKills(s *site, on storage) {
+	t := s.t
+	b := s.startPools(on.pool)
 	s.snapshots()
 	s.claim("data", ofSize("32Mi"))
 	data := s.bound("data")
-	s.fill(s.mountpoint(parent, data))
+	s.fill(on.at(data))
 	const rounds = 6
 	random := rand.New(rand.NewPCG(1, 2))
 	// killed ends Berth at some moment after do, and starts it again.
@@ -213,7 +243,7 @@ func TestSnapshotsSurviveKills(t *testing.T) {
 		do()
 		time.Sleep(time.Duration(random.IntN(400)) * time.Millisecond)
 		s.must(killAll(b))
-		b = start()
+		b = s.startPools(on.pool)
 	}
 	names := make([]string, rounds)
 	for i := range names {
@@ -234,5 +264,5 @@ func TestSnapshotsSurviveKills(t *testing.T) {
 	s.kubectl("wait", "--for=delete", "--timeout="+patience.String(), "volumesnapshot", "--all")
 	s.deleteClaim("data")
 	s.volumeGone(data.Name)
-	s.untilNoDatasets(parent)
+	on.empty()
 }
