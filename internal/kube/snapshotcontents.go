@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -39,7 +40,7 @@ func (s *snapshotter) lookAtContent(ctx context.Context, key cache.ObjectName) e
 		}
 		return err
 	case content.Status.Ready:
-		return nil
+		return s.tellAgain(ctx, key, content)
 	case content.Spec.Source.Snapshot != nil:
 		err = s.admit(ctx, content)
 	default:
@@ -56,6 +57,33 @@ func (s *snapshotter) lookAtContent(ctx context.Context, key cache.ObjectName) e
 	}
 	s.events.Eventf(&content.Spec.Snapshot, v1.EventTypeWarning, reasonNotTaken, "no snapshot is taken: %v", err)
 	return errors.Join(err, s.sayError(ctx, content, err.Error()))
+}
+
+// tellAgain has the snapshot-controller look at a content that is ready, if the VolumeSnapshot is
+// not: after failures, as before the content was there, it waits for up to five minutes, unless
+// something changes. It is told a few times only, for it may not be there.
+func (s *snapshotter) tellAgain(ctx context.Context, key cache.ObjectName, content *snapshotContent) error {
+	ref := &content.Spec.Snapshot
+	object, err := s.snapshots.ByNamespace(ref.Namespace).Get(ref.Name)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	snapshot, err := parseObject[volumeSnapshot](object)
+	if err != nil {
+		return err
+	}
+	if snapshot.UID != ref.UID || snapshot.Status.Ready || snapshot.DeletionTimestamp != nil || s.provisioner.poolWith(content) == nil || s.queue.NumRequeues(key) > tellings {
+		return nil
+	}
+	if err := s.patch(ctx, contentsPlural, "", content.Name, map[string]any{"metadata": map[string]any{
+		"uid": content.UID, "annotations": map[string]string{annTold: time.Now().UTC().Format(time.RFC3339Nano)},
+	}}); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: VolumeSnapshot %s/%s is not said to be ready", volume.ErrBusy, ref.Namespace, ref.Name)
 }
 
 // fill takes the snapshot of a content that Berth made.
@@ -197,6 +225,7 @@ func (s *snapshotter) known(ctx context.Context, pool *Pool, n volume.Name, cont
 
 // sayReady writes a content's status: its snapshot is there.
 func (s *snapshotter) sayReady(ctx context.Context, content *snapshotContent, pool *Pool, v volume.Volume) error {
+	defer s.queue.AddAfter(cache.ObjectName{Name: content.Name}, lookAgain) // whether the VolumeSnapshot is ready too
 	return s.patch(ctx, contentsPlural, "", content.Name, map[string]any{
 		"metadata": map[string]any{"uid": content.UID},
 		"status": contentStatus{

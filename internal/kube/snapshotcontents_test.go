@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	kubetest "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/berth-storage/berth/internal/volume"
 )
@@ -219,6 +220,35 @@ func TestContentThatBerthHasNotMadeIsRefused(t *testing.T) {
 				t.Errorf("%v: taken %v", change, spec)
 			}
 		}
+	}
+}
+
+// The snapshot-controller waits for minutes when it has failed often, unless something changes.
+func TestSnapshotControllerIsToldAgainThatAContentIsReady(t *testing.T) {
+	const ready = "\nstatus: {readyToUse: true, snapshotHandle: local/snapshot-5a5a}"
+	for name, c := range map[string]struct {
+		snapshot, content []string // replaced
+		told              bool
+	}{
+		"not ready":          {told: true},
+		"ready":              {snapshot: []string{"\nspec:", readyStatus}},
+		"another":            {snapshot: []string{"uid: 5a5a", "uid: 7c7c"}},
+		"going":              {snapshot: []string{"uid: 5a5a", `uid: 5a5a, deletionTimestamp: "2026-01-01T00:00:00Z", finalizers: [x/y]`}},
+		"another instance's": {content: []string{"local-instance", "other-instance"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newShooting(t, parseYAML(t, aSnapshot, c.snapshot...), parseYAML(t, aClass), parseYAML(t, aContent+ready, c.content...))
+			for range tellings + 1 {
+				err := s.look()
+				if told := s.content(shotContent).Annotations[annTold] != ""; told != c.told || (err != nil) != c.told {
+					t.Errorf("told %v, want %v; error %v", told, c.told, err)
+				}
+				s.queue.AddRateLimited(cache.ObjectName{Name: shotContent})
+			}
+			if err := s.look(); err != nil {
+				t.Errorf("it is told for ever: %v", err)
+			}
+		})
 	}
 }
 

@@ -34,6 +34,8 @@ const (
 	annBeingDeleted = "snapshot.storage.kubernetes.io/volumesnapshot-being-deleted"
 	// It puts this one on each content, for the driver to take off when the snapshot is gone.
 	contentFinalizer = "snapshot.storage.kubernetes.io/volumesnapshotcontent-bound-protection"
+	// annTold is when Berth last had the snapshot-controller look at a content again.
+	annTold = "berth.storage/told"
 )
 
 // volumeSnapshot is what Berth reads of a VolumeSnapshot.

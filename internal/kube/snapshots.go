@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -39,6 +38,9 @@ const (
 
 // lookAgain is when a snapshot that is being copied is asked for again.
 const lookAgain = 2 * time.Second
+
+// tellings is how often the snapshot-controller is told that a content is ready.
+const tellings = 8
 
 // snapshotter takes the snapshots that VolumeSnapshots ask for. The snapshot-controller
 // does that for CSI volumes only, by making a VolumeSnapshotContent for the driver to fill.
@@ -85,11 +87,17 @@ func (s *snapshotter) handler() cache.ResourceEventHandler {
 			n, _ := now.(*unstructured.Unstructured)
 			// What is said in a status is no reason to try again before it is time to.
 			if b == nil || n == nil || b.GetResourceVersion() == n.GetResourceVersion() || b.GetGeneration() != n.GetGeneration() ||
-				n.GetDeletionTimestamp() != nil || !maps.Equal(b.GetAnnotations(), n.GetAnnotations()) {
+				n.GetDeletionTimestamp() != nil || signs(b) != signs(n) {
 				look(now)
 			}
 		},
 	}
+}
+
+// signs are the annotations that decide what is done to a content.
+func signs(content *unstructured.Unstructured) [2]string {
+	a := content.GetAnnotations()
+	return [2]string{a[annInstance], a[annBeingDeleted]}
 }
 
 // run serves snapshots until ctx ends, from when all that they are looked up in is known.

@@ -234,6 +234,7 @@ func TestSnapshotIsTakenAndContentSaysSo(t *testing.T) {
 		t.Errorf("said: %s", said)
 	}
 	// A second look finds all as it should be.
+	s.change(snapshotsPlural, parseYAML(t, aSnapshot, "\nspec:", readyStatus))
 	if err := s.look(); err != nil || len(s.volumes.shot) != 1 {
 		t.Errorf("a ready content: %v, the pool was asked %d times", err, len(s.volumes.shot))
 	}
