@@ -99,11 +99,11 @@ exec flock "%[1]s.lock" "%[1]s" "$@"
 	if err != nil {
 		return fmt.Errorf("%w: make setup installs it", err)
 	}
-	real, turns := filepath.Join(d.folder, "zfs"), filepath.Join(d.folder, "zfs-in-turn")
-	if err := errors.Join(os.WriteFile(real, nil, 0o755), os.WriteFile(turns, fmt.Appendf(nil, script, real), 0o755)); err != nil {
+	original, turns := filepath.Join(d.folder, "zfs"), filepath.Join(d.folder, "zfs-in-turn")
+	if err := errors.Join(os.WriteFile(original, nil, 0o755), os.WriteFile(turns, fmt.Appendf(nil, script, original), 0o755)); err != nil {
 		return err
 	}
-	for _, bind := range [][2]string{{program, real}, {turns, program}} {
+	for _, bind := range [][2]string{{program, original}, {turns, program}} {
 		if err := syscall.Mount(bind[0], bind[1], "", syscall.MS_BIND, ""); err != nil {
 			return fmt.Errorf("mounting %s at %s: %w", bind[0], bind[1], err)
 		}
