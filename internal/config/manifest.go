@@ -66,6 +66,18 @@ type container struct {
 	} `json:"env"`
 }
 
+// objectsIn gives the objects of a manifest; a list is one of them.
+func objectsIn(text []byte) (all []object, err error) {
+	for _, document := range documentEnd.Split(string(text), -1) {
+		var o object
+		if err := yaml.Unmarshal([]byte(document), &o); err != nil {
+			return nil, fmt.Errorf("manifest: %w", err)
+		}
+		all = append(all, o)
+	}
+	return all, nil
+}
+
 // documentEnd is the line between the documents of a YAML file.
 var documentEnd = regexp.MustCompile(`(?m)^---.*$`)
 
@@ -82,11 +94,11 @@ func NFSSubdirManifest(text []byte) (Manifest, error) {
 
 func manifestOf(text []byte, program string, is func(container) bool) (Manifest, error) {
 	var found []container
-	for _, document := range documentEnd.Split(string(text), -1) {
-		var o object
-		if err := yaml.Unmarshal([]byte(document), &o); err != nil {
-			return Manifest{}, fmt.Errorf("manifest: %w", err)
-		}
+	objects, err := objectsIn(text)
+	if err != nil {
+		return Manifest{}, err
+	}
+	for _, o := range objects {
 		found = append(found, o.containers(is)...)
 	}
 	switch len(found) {

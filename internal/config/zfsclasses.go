@@ -7,8 +7,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-
-	"sigs.k8s.io/yaml"
 )
 
 // Class is a StorageClass, as far as it says where volumes are made.
@@ -19,12 +17,12 @@ type Class struct {
 
 // classesIn finds the StorageClasses in a manifest.
 func classesIn(text []byte) ([]Class, error) {
+	objects, err := objectsIn(text)
+	if err != nil {
+		return nil, err
+	}
 	var found []Class
-	for _, document := range documentEnd.Split(string(text), -1) {
-		var o object
-		if err := yaml.Unmarshal([]byte(document), &o); err != nil {
-			return nil, fmt.Errorf("manifest: %w", err)
-		}
+	for _, o := range objects {
 		found = append(found, o.classes()...)
 	}
 	return found, nil

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/crypto/ssh/knownhosts"
 
 	"github.com/berth-storage/berth/internal/run"
+	openssh "github.com/berth-storage/berth/test/sshd"
 )
 
 const environment = `'env' 'LC_ALL=C' 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' `
@@ -33,7 +34,7 @@ func TestSSHSendsQuotedWords(t *testing.T) {
 		if root {
 			want += `'sudo' '-n' '--' `
 		}
-		got, err := newSSH(t, o).Output(t.Context(), []string{"zfs", "set", "a=it's $HOME\n`x`", ""})
+		got, err := openssh.Connect(t, o).Output(t.Context(), []string{"zfs", "set", "a=it's $HOME\n`x`", ""})
 		if want += `'zfs' 'set' 'a=it'\''s $HOME` + "\n`x`' ''"; err != nil || string(got) != want {
 			t.Errorf("root: %t: got %q, %v, want %q", root, got, err, want)
 		}
@@ -60,7 +61,7 @@ func TestSSHOutcomes(t *testing.T) {
 			servers := make(chan *sshd, 1)
 			s := serve(t, func(_ string, channel ssh.Channel) { c.exec(<-servers, channel) })
 			servers <- s
-			_, err := newSSH(t, s.options()).Output(t.Context(), []string{"zfs"})
+			_, err := openssh.Connect(t, s.options()).Output(t.Context(), []string{"zfs"})
 			exit, refused := errors.AsType[*run.ExitError](err)
 			if refused != c.refused || (err != nil) != (c.refused || c.unknown) || errors.Is(err, run.ErrNotStarted) {
 				t.Fatalf("got %v", err)
@@ -74,7 +75,7 @@ func TestSSHOutcomes(t *testing.T) {
 
 func TestSSHConnectsAnewAfterACut(t *testing.T) {
 	s := serve(t, func(_ string, c ssh.Channel) { exit(c, 0) })
-	h := newSSH(t, s.options())
+	h := openssh.Connect(t, s.options())
 	for range 5 {
 		if _, err := h.Output(t.Context(), []string{"true"}); err != nil {
 			t.Fatal(err)
@@ -102,7 +103,7 @@ func TestSSHNotStarted(t *testing.T) {
 			s := serve(t, func(_ string, c ssh.Channel) { runs.Add(1); exit(c, 0) }, func(s *sshd) { s.refuse = true })
 			o := s.options()
 			c.set(&o)
-			_, err := newSSH(t, o).Output(c.ctx, []string{"zfs"})
+			_, err := openssh.Connect(t, o).Output(c.ctx, []string{"zfs"})
 			if !errors.Is(err, run.ErrNotStarted) || !strings.Contains(err.Error(), c.want) || runs.Load() != 0 {
 				t.Errorf("got %v, and %d commands were run; want %q", err, runs.Load(), c.want)
 			}
@@ -114,7 +115,7 @@ func TestSSHStopsWaiting(t *testing.T) {
 	s := serve(t, func(string, ssh.Channel) {}) // never ends
 	o := s.options()
 	o.Limit = 50 * time.Millisecond
-	_, err := newSSH(t, o).Output(t.Context(), []string{"zfs"})
+	_, err := openssh.Connect(t, o).Output(t.Context(), []string{"zfs"})
 	if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, run.ErrNotStarted) {
 		t.Errorf("got %v", err)
 	}
@@ -130,7 +131,7 @@ func TestSSHSessionsAreLimited(t *testing.T) {
 	})
 	o := s.options()
 	o.Sessions = 4
-	h := newSSH(t, o)
+	h := openssh.Connect(t, o)
 	var all sync.WaitGroup
 	for range 50 {
 		all.Go(func() {
@@ -157,7 +158,7 @@ func TestSSHProbeWaitsForNoCommand(t *testing.T) {
 	})
 	o := s.options()
 	o.Sessions = 2
-	h := newSSH(t, o)
+	h := openssh.Connect(t, o)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() {
@@ -179,7 +180,7 @@ func TestSSHNoticesASilentHost(t *testing.T) {
 	s := serve(t, func(string, ssh.Channel) {}, func(s *sshd) { s.mute = true })
 	o := s.options()
 	run.HurryKeepAlive(&o)
-	_, err := newSSH(t, o).Output(t.Context(), []string{"zfs"})
+	_, err := openssh.Connect(t, o).Output(t.Context(), []string{"zfs"})
 	if _, refused := errors.AsType[*run.ExitError](err); err == nil || refused || errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
@@ -209,7 +210,7 @@ func TestSSHHostKeys(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s.know(t, c.lines)
-			_, err := newSSH(t, s.options()).Output(t.Context(), []string{"true"})
+			_, err := openssh.Connect(t, s.options()).Output(t.Context(), []string{"true"})
 			if (err == nil) != (c.want == nil) || err != nil && !errors.Is(err, run.ErrNotStarted) {
 				t.Fatalf("got %v", err)
 			}
@@ -224,7 +225,7 @@ func TestSSHHostKeys(t *testing.T) {
 	t.Run("no file, then with the line that was told", func(t *testing.T) {
 		o := s.options()
 		o.KnownHosts = filepath.Join(t.TempDir(), "known_hosts")
-		_, err := newSSH(t, o).Output(t.Context(), []string{"true"})
+		_, err := openssh.Connect(t, o).Output(t.Context(), []string{"true"})
 		if err == nil {
 			t.Fatal("connected to a host that is not known")
 		}
@@ -232,7 +233,7 @@ func TestSSHHostKeys(t *testing.T) {
 		if err := os.WriteFile(o.KnownHosts, []byte(line+"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := newSSH(t, o).Output(t.Context(), []string{"true"}); err != nil {
+		if _, err := openssh.Connect(t, o).Output(t.Context(), []string{"true"}); err != nil {
 			t.Errorf("with %q: %v", line, err)
 		}
 	})
@@ -243,7 +244,7 @@ func TestSSHAsksForTheKindOfKeyThatIsKnown(t *testing.T) {
 	ecdsa := ecdsaKey(t)
 	s := serve(t, func(_ string, c ssh.Channel) { exit(c, 0) }, func(s *sshd) { s.config.AddHostKey(ecdsa) })
 	s.know(t, knownhosts.Line([]string{s.address}, ecdsa.PublicKey()))
-	if _, err := newSSH(t, s.options()).Output(t.Context(), []string{"true"}); err != nil {
+	if _, err := openssh.Connect(t, s.options()).Output(t.Context(), []string{"true"}); err != nil {
 		t.Error(err)
 	}
 }
@@ -266,7 +267,7 @@ func TestSSHKeys(t *testing.T) {
 	inline.Password, inline.Key = "", file
 	fromFile.Password, fromFile.KeyFile = "", path
 	for _, o := range []run.SSHOptions{inline, fromFile} {
-		if _, err := newSSH(t, o).Output(t.Context(), []string{"true"}); err != nil {
+		if _, err := openssh.Connect(t, o).Output(t.Context(), []string{"true"}); err != nil {
 			t.Error(err)
 		}
 	}
@@ -298,7 +299,7 @@ func TestSSHAnswersForThePassword(t *testing.T) {
 			return nil, nil
 		}
 	})
-	if _, err := newSSH(t, s.options()).Output(t.Context(), []string{"true"}); err != nil {
+	if _, err := openssh.Connect(t, s.options()).Output(t.Context(), []string{"true"}); err != nil {
 		t.Error(err)
 	}
 }
@@ -326,11 +327,11 @@ func TestSSHLock(t *testing.T) {
 	s := locking(t)
 	o := s.options()
 	o.Lock = []string{"lock"}
-	first := newSSH(t, o)
+	first := openssh.Connect(t, o)
 	if _, err := first.Output(t.Context(), []string{"true"}); err != nil {
 		t.Fatal(err)
 	}
-	second := newSSH(t, o)
+	second := openssh.Connect(t, o)
 	if _, err := second.Output(t.Context(), []string{"true"}); !errors.Is(err, run.ErrNotStarted) || !strings.Contains(err.Error(), "another Berth") {
 		t.Fatalf("a second one got %v", err)
 	}
@@ -348,7 +349,7 @@ func TestSSHLock(t *testing.T) {
 
 	var third *run.SSH
 	for { // the server has to notice the cut first
-		third = newSSH(t, o)
+		third = openssh.Connect(t, o)
 		_, err := third.Output(t.Context(), []string{"true"})
 		if err == nil {
 			break
@@ -376,7 +377,7 @@ func TestSSHWithoutALock(t *testing.T) {
 	})
 	o := s.options()
 	o.Lock = []string{"lock"}
-	h := newSSH(t, o)
+	h := openssh.Connect(t, o)
 	for range 3 {
 		if _, err := h.Output(t.Context(), []string{"true"}); err != nil {
 			t.Fatal(err)
@@ -393,7 +394,7 @@ func TestSSHLockThatFails(t *testing.T) {
 	})
 	o := s.options()
 	o.Lock = []string{"lock"}
-	if _, err := newSSH(t, o).Output(t.Context(), []string{"true"}); !errors.Is(err, run.ErrNotStarted) || !strings.Contains(err.Error(), "no such dataset") {
+	if _, err := openssh.Connect(t, o).Output(t.Context(), []string{"true"}); !errors.Is(err, run.ErrNotStarted) || !strings.Contains(err.Error(), "no such dataset") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -411,7 +412,7 @@ func TestSSHLockThatEnds(t *testing.T) {
 	})
 	o := s.options()
 	o.Lock = []string{"lock"}
-	h := newSSH(t, o)
+	h := openssh.Connect(t, o)
 	if _, err := h.Output(t.Context(), []string{"true"}); err != nil {
 		t.Fatal(err)
 	}
@@ -428,7 +429,7 @@ func TestSSHCutWhileASessionIsOpened(t *testing.T) {
 	o := s.options()
 	o.Limit = time.Minute
 	run.NoPause(&o)
-	h := newSSH(t, o)
+	h := openssh.Connect(t, o)
 	for range 300 {
 		var cut sync.WaitGroup
 		cut.Go(s.cut)

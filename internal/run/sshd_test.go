@@ -170,17 +170,6 @@ func signal(c ssh.Channel, name string) {
 	c.Close()
 }
 
-// newSSH is a client that ends with the test.
-func newSSH(t *testing.T, o run.SSHOptions) *run.SSH {
-	t.Helper()
-	h, err := run.NewSSH(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(h.Close)
-	return h
-}
-
 // ecdsaKey is a new private key of another kind than key's.
 func ecdsaKey(t *testing.T) ssh.Signer {
 	t.Helper()
