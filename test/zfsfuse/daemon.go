@@ -83,12 +83,12 @@ func Start(folder string) (d *Daemon, err error) {
 }
 
 // oneAtATime has commands of zfs(8) that change something take turns: zfs-fuse hangs now and then if datasets are
-// unmounted beside other work. The program itself is replaced, for this process and those that it starts. What is
-// done side by side the tests on OpenZFS do.
+// unmounted beside other work. The program itself is replaced, for this process and those that it starts. What sends
+// must not wait for who receives it. What is done side by side the tests on OpenZFS do.
 func (d *Daemon) oneAtATime() error {
 	const script = `#!/bin/sh
 case $1 in
-get | list) exec "%[1]s" "$@" ;;
+get | list | send) exec "%[1]s" "$@" ;;
 esac
 exec flock "%[1]s.lock" "%[1]s" "$@"
 `
