@@ -79,8 +79,8 @@ func (a *app) recoverRemote(ctx context.Context, p *remotePool, b storage, serve
 	for {
 		m := volume.NewManager(volume.Pool{
 			Name: p.config.Name, Backend: b, Server: server, ExportPath: exportPath, MaxVolumes: p.config.MaxVolumes,
-			Archives: archivePolicy(p.config),
-			Log:      a.log.With("component", "volumes", "pool", p.config.Name), Observe: a.metrics.Operation(p.config.Name),
+			Archives: archivePolicy(p.config), Among: &a.among,
+			Log: a.log.With("component", "volumes", "pool", p.config.Name), Observe: a.metrics.Operation(p.config.Name),
 		})
 		want, err := m.Recover(ctx)
 		if err == nil {

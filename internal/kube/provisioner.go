@@ -108,9 +108,7 @@ func (p *provisioner) Provision(ctx context.Context, o controller.ProvisionOptio
 	r := request{o, name, wished, nil}
 	from, err := originalOf(o.PVC, wished)
 	if err == nil && from != nil {
-		var pool *Pool
-		pool, r.from, err = p.copies(ctx, o.PVC, *from, name, pools)
-		pools = []*Pool{pool}
+		pools, r.from, err = p.copies(ctx, o.PVC, *from, name, pools)
 	}
 	if err != nil {
 		return nil, stateOf(err), err
