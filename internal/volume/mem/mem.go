@@ -85,7 +85,11 @@ func (b *Backend) Fill(ctx context.Context, s volume.Spec, c volume.Content, _ *
 	if s.From == nil || s.From.Pool == "" {
 		return volume.Volume{}, fmt.Errorf("%w: nothing to copy", volume.ErrInvalid)
 	}
-	if v, err := b.Get(ctx, s.Name); err != nil || v.State != volume.StateReady {
+	v, err := b.Get(ctx, s.Name)
+	if err == nil && !v.CopyOf(s) {
+		return volume.Volume{}, fmt.Errorf("%w: %s was begun with another content", volume.ErrExists, s.Name)
+	}
+	if err != nil || v.State != volume.StateReady {
 		if err := c.Still(ctx); err != nil {
 			return volume.Volume{}, err
 		}
