@@ -42,7 +42,8 @@ var errAPI = errors.New("the API server is away")
 // fakeVolumes is a pool's Manager that remembers what it was asked for.
 type fakeVolumes struct {
 	name string
-	fail error // of each call
+	fail error // of each call but Get
+	away error // of Get
 	// made changes what Create returns, if it is not nil.
 	made func(*volume.Volume)
 	room int64
@@ -132,6 +133,9 @@ func (f *fakeVolumes) MarkPublished(_ context.Context, n volume.Name) error {
 }
 
 func (f *fakeVolumes) Get(_ context.Context, n volume.Name) (volume.Volume, error) {
+	if f.away != nil {
+		return volume.Volume{}, f.away
+	}
 	if v, ok := f.begun[n.String()]; ok {
 		return v, nil
 	}
