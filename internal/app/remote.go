@@ -135,6 +135,8 @@ func (w away) Grow(context.Context, volume.Name, string, int64) (volume.Volume, 
 	return volume.Volume{}, w.err()
 }
 
+func (away) Cancel(volume.Name) {}
+
 func (w away) Delete(context.Context, volume.Name, string) error { return w.err() }
 
 func (w away) Snapshot(context.Context, volume.SnapshotSpec) (volume.Volume, error) {

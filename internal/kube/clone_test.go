@@ -3,13 +3,16 @@ package kube
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
 
 	"github.com/berth-storage/berth/internal/volume"
@@ -253,6 +256,36 @@ func TestACloneThatWasBegunIsFinished(t *testing.T) {
 }
 
 // The source's volume is on the node of another instance: only that one can clone it.
+// The library asks once more for what goes on in the background.
+func TestACopyEndsWithItsClaim(t *testing.T) {
+	for name, gone := range map[string]func(*cloning, *fake.Clientset) error{
+		"deleted": func(c *cloning, client *fake.Clientset) error {
+			return client.CoreV1().PersistentVolumeClaims("team").Delete(t.Context(), c.copy.Name, metav1.DeleteOptions{})
+		},
+		"deleted, and its source": func(c *cloning, client *fake.Clientset) error {
+			c.volumes.begun = map[string]volume.Volume{volumeName: {ClonedFrom: parseName(t, "pvc-5eed")}}
+			claims := client.CoreV1().PersistentVolumeClaims("team")
+			return errors.Join(claims.Delete(t.Context(), c.copy.Name, metav1.DeleteOptions{}), claims.Delete(t.Context(), c.from.Name, metav1.DeleteOptions{}))
+		},
+	} {
+		c := newCloning()
+		client := newClient(c.copy, c.from, c.pv)
+		p := newProvisioner(client, c.pool)
+		c.volumes.fail = volume.ErrPending
+		_, state, err := p.Provision(t.Context(), options(c.copy, newClass()))
+		if state != controller.ProvisioningInBackground || c.volumes.canceled != nil {
+			t.Fatalf("%s: %s, %v, canceled %v", name, state, err, c.volumes.canceled)
+		}
+		if err := gone(c, client); err != nil {
+			t.Fatal(err)
+		}
+		_, state, err = p.Provision(t.Context(), options(c.copy, newClass()))
+		if state != controller.ProvisioningFinished || len(c.volumes.created) != 1 || !slices.Equal(c.volumes.canceled, []string{volumeName}) {
+			t.Errorf("%s: %s, %v, canceled %v", name, state, err, c.volumes.canceled)
+		}
+	}
+}
+
 func TestACloneIsMadeByTheInstanceOfItsSource(t *testing.T) {
 	for _, acts := range []bool{true, false} {
 		c := newCloning()

@@ -54,6 +54,7 @@ type fakeVolumes struct {
 	begun     map[string]volume.Volume // by name
 	adopted   map[string]volume.Volume // by name
 	created   []volume.Spec
+	canceled  []string
 	deleted   []string // name, space, cluster
 	shot      []volume.SnapshotSpec
 	unshot    []string // name, space, cluster
@@ -90,6 +91,12 @@ func (f *fakeVolumes) Create(ctx context.Context, s volume.Spec) (volume.Volume,
 		f.made(&v)
 	}
 	return v, nil
+}
+
+func (f *fakeVolumes) Cancel(n volume.Name) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.canceled = append(f.canceled, n.String())
 }
 
 func (f *fakeVolumes) Delete(_ context.Context, n volume.Name, cluster string) error {

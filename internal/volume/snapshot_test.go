@@ -286,6 +286,22 @@ func TestNobodyGetsWhatIsCopiedForAnother(t *testing.T) {
 	}
 }
 
+func TestACopyThatIsCanceledCanBeginAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		f.create(t, "pvc-1")
+		holdUntilEnded(f, "Clone pvc-2")
+		if err := create(f, cloneSpec(t, "pvc-2", "pvc-1")); !errors.Is(err, volume.ErrPending) {
+			t.Fatal(err)
+		}
+		f.Cancel(parseName(t, "pvc-2"))
+		f.Cancel(parseName(t, "pvc-2"))
+		f.journal.hook(nil)
+		f.clone(t, "pvc-2", "pvc-1")
+		f.delete(t, "pvc-1") // at once
+	})
+}
+
 func TestACopyThatFailedIsInNobodysWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t)

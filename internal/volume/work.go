@@ -140,6 +140,10 @@ func (w *work) cancel(n Name) (allow func()) {
 	}
 }
 
+// Cancel ends the copy that is to become n, if one is at work. What there is of it stays for who asks
+// for n again, or for Scavenge.
+func (m *Manager) Cancel(n Name) { m.work.cancel(n)() }
+
 // has says whether there is a task of n whose result nobody has asked for.
 func (w *work) has(n Name) bool {
 	w.mu.Lock()
