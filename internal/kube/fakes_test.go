@@ -42,8 +42,7 @@ var errAPI = errors.New("the API server is away")
 // fakeVolumes is a pool's Manager that remembers what it was asked for.
 type fakeVolumes struct {
 	name string
-	fail error // of each call but Get
-	away error // of Get
+	fail error // of each call
 	// made changes what Create returns, if it is not nil.
 	made func(*volume.Volume)
 	room int64
@@ -54,7 +53,6 @@ type fakeVolumes struct {
 	begun     map[string]volume.Volume // by name
 	adopted   map[string]volume.Volume // by name
 	created   []volume.Spec
-	canceled  []string
 	deleted   []string // name, space, cluster
 	shot      []volume.SnapshotSpec
 	unshot    []string // name, space, cluster
@@ -91,12 +89,6 @@ func (f *fakeVolumes) Create(ctx context.Context, s volume.Spec) (volume.Volume,
 		f.made(&v)
 	}
 	return v, nil
-}
-
-func (f *fakeVolumes) Cancel(n volume.Name) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.canceled = append(f.canceled, n.String())
 }
 
 func (f *fakeVolumes) Delete(_ context.Context, n volume.Name, cluster string) error {
@@ -140,9 +132,6 @@ func (f *fakeVolumes) MarkPublished(_ context.Context, n volume.Name) error {
 }
 
 func (f *fakeVolumes) Get(_ context.Context, n volume.Name) (volume.Volume, error) {
-	if f.away != nil {
-		return volume.Volume{}, f.away
-	}
 	if v, ok := f.begun[n.String()]; ok {
 		return v, nil
 	}

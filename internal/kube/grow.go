@@ -127,8 +127,7 @@ func (g *grower) look(ctx context.Context, key cache.ObjectName) error {
 		return err
 	}
 	if !asksForMore(claim) {
-		_, err := g.patchStatus(ctx, claim, noGrowth) // the request was taken back
-		return err
+		return g.takenBack(ctx, claim, pv)
 	}
 	wish := claim.Spec.Resources.Requests.Storage().String()
 	if _, begun := claim.Status.AllocatedResourceStatuses[growthStorage]; !begun && g.allowed {
@@ -171,23 +170,44 @@ func (g *grower) grow(ctx context.Context, claim *v1.PersistentVolumeClaim, pv *
 	if capacity.CmpInt64(v.Size) < 0 { // storage that limits in blocks gives whole ones
 		capacity = *resource.NewQuantity(v.Size, resource.BinarySI)
 	}
-	if now := pv.Spec.Capacity[growthStorage]; now.Cmp(capacity) < 0 {
-		patch, err := json.Marshal(map[string]any{"spec": map[string]any{"capacity": v1.ResourceList{growthStorage: capacity}}})
-		if err != nil {
-			return v, err
+	return v, g.tell(ctx, claim, pv, capacity)
+}
+
+// takenBack ends the growth of a claim whose request was lowered to what it had. Its volume
+// may have grown before that, and is never made smaller: then the claim has more than it asks for.
+func (g *grower) takenBack(ctx context.Context, claim *v1.PersistentVolumeClaim, pv *v1.PersistentVolume) error {
+	capacity := *claim.Status.Capacity.Storage()
+	if name, err := g.provisioner.volumeOf(pv); err == nil && g.allowed {
+		v, err := g.provisioner.poolOf(pv).Volumes.Get(ctx, name)
+		if err != nil && !errors.Is(err, volume.ErrNotFound) {
+			return err
 		}
-		if _, err := g.provisioner.client.CoreV1().PersistentVolumes().Patch(ctx, pv.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
-			return v, fmt.Errorf("changing the PersistentVolume: %w", err)
+		if capacity.CmpInt64(v.Size) < 0 {
+			capacity = *resource.NewQuantity(v.Size, resource.BinarySI)
 		}
 	}
-	_, err = g.patchStatus(ctx, claim, func(s *v1.PersistentVolumeClaimStatus, c *v1.PersistentVolumeClaim) {
+	return g.tell(ctx, claim, pv, capacity)
+}
+
+// tell says what a claim's volume has: the PersistentVolume first, whose capacity nobody waits for.
+func (g *grower) tell(ctx context.Context, claim *v1.PersistentVolumeClaim, pv *v1.PersistentVolume, capacity resource.Quantity) error {
+	if now := pv.Spec.Capacity[growthStorage]; g.allowed && now.Cmp(capacity) < 0 {
+		patch, err := json.Marshal(map[string]any{"spec": map[string]any{"capacity": v1.ResourceList{growthStorage: capacity}}})
+		if err != nil {
+			return err
+		}
+		if _, err := g.provisioner.client.CoreV1().PersistentVolumes().Patch(ctx, pv.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+			return fmt.Errorf("changing the PersistentVolume: %w", err)
+		}
+	}
+	_, err := g.patchStatus(ctx, claim, func(s *v1.PersistentVolumeClaimStatus, c *v1.PersistentVolumeClaim) {
 		noGrowth(s, c)
 		if s.Capacity == nil {
 			s.Capacity = v1.ResourceList{}
 		}
 		s.Capacity[growthStorage] = capacity
 	})
-	return v, err
+	return err
 }
 
 func (g *grower) growVolume(ctx context.Context, claim *v1.PersistentVolumeClaim, pv *v1.PersistentVolume) (volume.Volume, error) {

@@ -306,24 +306,27 @@ func TestAVolumeOfAnotherNameDoesNotGrow(t *testing.T) {
 	}
 }
 
-func TestARequestThatIsTakenBack(t *testing.T) {
-	class, claim, pv := growingObjects()
-	g := newGrowthOf(t, class, claim, pv)
+// A claim that cannot grow is tried after longer and longer pauses, and the next one that
+// it asks for at once again.
+func TestGrowthBacksOff(t *testing.T) {
+	g := newGrowth(t)
 	g.volumes.fail = volume.ErrNoSpace
-	if err := g.look(t.Context(), team); err == nil {
-		t.Fatal("no error")
+	for tries := range 3 {
+		g.queue.Add(team)
+		if !g.next(t.Context()) || g.queue.NumRequeues(team) != tries+1 {
+			t.Errorf("after %d failures %d are counted", tries+1, g.queue.NumRequeues(team))
+		}
+		g.read()
 	}
-	claim, _ = g.now()
-	claim.Spec.Resources.Requests = storage("1Gi")
-	claim.Status.Conditions = append(claim.Status.Conditions, v1.PersistentVolumeClaimCondition{Type: "Another's", Status: v1.ConditionTrue})
-	if _, err := g.client.CoreV1().PersistentVolumeClaims("team").Update(t.Context(), claim, metav1.UpdateOptions{}); err != nil {
-		t.Fatal(err)
+	if g.queue.Len() > 0 {
+		t.Error("it is tried again at once")
 	}
-	g.read()
-	if err := g.look(t.Context(), team); err != nil {
-		t.Fatal(err)
+	g.volumes.fail = nil
+	g.queue.Add(team)
+	if !g.next(t.Context()) || g.queue.NumRequeues(team) != 0 {
+		t.Errorf("after it has grown %d failures are counted", g.queue.NumRequeues(team))
 	}
-	g.want("PV 1Gi, claim 1Gi, Another's True")
+	g.want(hasGrown)
 }
 
 func TestGrowthWithoutTheRight(t *testing.T) {

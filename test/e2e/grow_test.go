@@ -5,9 +5,11 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -100,24 +102,69 @@ func TestAClaimGrowsAfterARestart(t *testing.T) {
 	}
 }
 
-// What cannot be had is told, and can be taken back.
-func TestAClaimThatCannotGrow(t *testing.T) {
-	s := newSite(t, "growtoomuch")
-	s.tmpfs()
-	s.growable("data", "16Mi")
-	s.resize("data", "1Ti")
-	s.untilEvent(s.name, "data", "VolumeResizeFailed", "not enough space", "1Ti")
-	var c *v1.PersistentVolumeClaim
-	s.until("the claim says so", func() bool {
-		var err error
-		c, err = s.client.CoreV1().PersistentVolumeClaims(s.name).Get(t.Context(), "data", metav1.GetOptions{})
-		return err == nil && c.Status.AllocatedResourceStatuses[v1.ResourceStorage] == v1.PersistentVolumeClaimControllerResizeInfeasible
+// onEachLimit runs a test on storage that limits by the file system, and on datasets, each in a pool of
+// 256 MiB. limit is the real one of a volume, in bytes.
+func onEachLimit(t *testing.T, name string, test func(s *site, limit func(pv string) string)) {
+	t.Run("btrfs", func(t *testing.T) {
+		s := newSite(t, name+"-btrfs")
+		s.btrfs()
+		test(s, func(pv string) string {
+			rows := strings.Split(strings.TrimSpace(s.command("btrfs", "qgroup", "show", "-rf", "--raw", s.options.Root+"/"+pv)), "\n")
+			return strings.Fields(rows[len(rows)-1])[3] // after its id, and what is in it, also of its own
+		})
 	})
-	if !slices.ContainsFunc(c.Status.Conditions, func(c v1.PersistentVolumeClaimCondition) bool {
-		return c.Type == v1.PersistentVolumeClaimControllerResizeError && strings.Contains(c.Message, "not enough space")
-	}) {
-		t.Errorf("its conditions are %+v", c.Status.Conditions)
-	}
-	s.resize("data", "24Mi")
-	s.untilGrown("data", "24Mi")
+	t.Run("zfs", func(t *testing.T) {
+		s := newSite(t, name+"-zfs")
+		parent := s.dataset("a", "-o", "quota=256M")
+		s.options.Storage, s.options.Pool = "zfs: {dataset: "+parent+", sizing: quota}", "exporter: ganesha"
+		test(s, func(pv string) string { return s.zfs("get", "-Hp", "-o", "value", "refquota", parent+"/"+pv) })
+	})
+}
+
+// Whenever Berth is killed while a claim grows, it has what it asks for in the end, and its
+// volume is limited to that.
+func TestGrowthSurvivesKills(t *testing.T) {
+	onEachLimit(t, "growkilled", func(s *site, limit func(string) string) {
+		b, pv := s.growable("data", "16Mi")
+		random := rand.New(rand.NewPCG(1, 2))
+		for i := range 6 {
+			s.resize("data", fmt.Sprint(24+8*i, "Mi"))
+			time.Sleep(time.Duration(random.IntN(200)) * time.Millisecond)
+			s.must(killAll(b))
+			b = s.start()
+		}
+		s.untilGrown("data", "64Mi")
+		if got := limit(pv.Name); got != "67108864" {
+			s.t.Errorf("the volume's limit is %s bytes", got)
+		}
+	})
+}
+
+// What the pool has no room for is told, while the claim has what it had, and can be taken back.
+func TestAClaimThatCannotGrow(t *testing.T) {
+	onEachLimit(t, "growtoomuch", func(s *site, limit func(string) string) {
+		_, pv := s.growable("data", "16Mi")
+		s.resize("data", "1Ti")
+		s.untilEvent(s.name, "data", "VolumeResizeFailed", "not enough space", "1Ti")
+		var c *v1.PersistentVolumeClaim
+		s.until("the claim says so", func() bool {
+			var err error
+			c, err = s.client.CoreV1().PersistentVolumeClaims(s.name).Get(s.t.Context(), "data", metav1.GetOptions{})
+			return err == nil && c.Status.AllocatedResourceStatuses[v1.ResourceStorage] == v1.PersistentVolumeClaimControllerResizeInfeasible
+		})
+		if !slices.ContainsFunc(c.Status.Conditions, func(c v1.PersistentVolumeClaimCondition) bool {
+			return c.Type == v1.PersistentVolumeClaimControllerResizeError && strings.Contains(c.Message, "not enough space")
+		}) {
+			s.t.Errorf("its conditions are %+v", c.Status.Conditions)
+		}
+		has := []string{c.Status.Capacity.Storage().String(), s.bound("data").Spec.Capacity.Storage().String(), limit(pv.Name)}
+		if want := []string{"16Mi", "16Mi", "16777216"}; !slices.Equal(has, want) {
+			s.t.Errorf("the claim, its PersistentVolume and its volume have %v, want %v", has, want)
+		}
+		s.resize("data", "24Mi")
+		s.untilGrown("data", "24Mi")
+		if got := limit(pv.Name); got != "25165824" {
+			s.t.Errorf("the volume's limit is %s bytes", got)
+		}
+	})
 }

@@ -55,7 +55,7 @@ func runTests(m *testing.M) (status int, err error) {
 
 // patience is how long anything may take before a test gives up. It is no measure of
 // how long it should take.
-const patience = 4 * time.Minute
+const patience = 8 * time.Minute
 
 // provisioner is the name in the documents' classes.
 const provisioner = "example.com/nfs"

@@ -11,6 +11,9 @@ import (
 	"strings"
 	"testing"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/berth-storage/berth/test/vm"
 )
 
@@ -63,7 +66,8 @@ rm /mnt/tmp.2M && dd if=/dev/zero of=/mnt/tmp.256K bs=256K count=1 conv=fsync &&
 }
 
 // With the kernel's server on XFS a pod sees its claim's size, and what it has used of it.
-// So does who looks at kubelet's metrics.
+// So does who looks at kubelet's metrics. When the claim grows the pod sees that, too, and can write
+// as much, without being started again.
 func TestPodsSeeTheClaimsSize(t *testing.T) {
 	const size, file = 1 << 20, 256 << 10
 	s := newSiteWithKernelServer(t, "size")
@@ -71,7 +75,9 @@ func TestPodsSeeTheClaimsSize(t *testing.T) {
 	pod := s.pod("writer", "data", fmt.Sprintf(`
 dd if=/dev/zero of=/mnt/file bs=%d count=1 conv=fsync 2>/dev/null
 df -k /mnt | tail -n 1
-while [ ! -e /mnt/seen ]; do sleep 0.2; done`, file))
+while [ ! -e /mnt/seen ]; do sleep 0.2; done
+until df -k /mnt | tail -n 1 | grep -q ' %d '; do sleep 1; done
+dd if=/dev/zero of=/mnt/more bs=%d count=1 conv=fsync`, file, 2*size>>10, size))
 	s.create(pod)
 	metric := func(name string) (value float64) {
 		text, err := s.Client.CoreV1().RESTClient().Get().AbsPath("/api/v1/nodes", Name, "proxy/metrics").DoRaw(s.ctx)
@@ -91,9 +97,18 @@ while [ ! -e /mnt/seen ]; do sleep 0.2; done`, file))
 	}
 	_, err := s.Run(s.ctx, "touch", filepath.Join("/srv", s.name, s.claimIs("data").Spec.VolumeName, "seen"))
 	s.must(err)
+	_, err = s.Client.StorageV1().StorageClasses().Patch(s.ctx, s.name, types.MergePatchType, []byte(`{"allowVolumeExpansion":true}`), metav1.PatchOptions{})
+	s.must(err)
+	grown := fmt.Appendf(nil, `{"spec":{"resources":{"requests":{"storage":"%d"}}}}`, 2*size)
+	_, err = s.Client.CoreV1().PersistentVolumeClaims(s.name).Patch(s.ctx, "data", types.MergePatchType, grown, metav1.PatchOptions{})
+	s.must(err)
+	before, _, _ := strings.Cut(s.ends(pod, 0), "/mnt")
 	// df breaks the line after a long name of what is mounted.
-	if got, want := strings.Fields(s.ends(pod, 0)), []string{"1024", "256", "768", "25%", "/mnt"}; !slices.Equal(got[max(0, len(got)-len(want)):], want) {
+	if got, want := strings.Fields(before), []string{"1024", "256", "768", "25%"}; !slices.Equal(got[max(0, len(got)-len(want)):], want) {
 		t.Errorf("df says %q, want %q at its end", got, want)
+	}
+	if got := s.claimIs("data").Status.Capacity.Storage().Value(); got != 2*size {
+		t.Errorf("the claim has %d bytes", got)
 	}
 	s.clear("data")
 }
