@@ -49,7 +49,6 @@ type app struct {
 	pools     []*pool
 	remotes   []*remotePool
 	exporters []*exporter
-	among     volume.Pools // all of them
 	fronts    []*front
 	health    health
 	http      *http.Server // nil if there is none

@@ -69,7 +69,6 @@ func (m *Manager) Recover(ctx context.Context) ([]export.Export, error) {
 			m.unfinished = append(m.unfinished, v.Name)
 		}
 	}
-	m.pool.Among.join(m)
 	return want, nil
 }
 

@@ -12,6 +12,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/berth-storage/berth/internal/backend/dir"
 	"github.com/berth-storage/berth/test/harness"
@@ -26,19 +27,25 @@ const (
 // deletersAtOnce is as many as harness.CreateClaims has.
 const deletersAtOnce = 50
 
+// program is a provisioner that runs.
+type program interface {
+	Done() <-chan struct{}
+	Log() string
+}
+
 // setting is where claims are made: a namespace and a class of the same name, and
 // a provisioner process that serves it.
 type setting struct {
 	b       *bench
 	name    string
-	process *harness.Process
+	process program
 	watch   *harness.Watch
 	stop    context.CancelFunc // of the watch
 }
 
 // newSetting makes a setting whose provisioner is at work: it has bound a claim,
 // and that one is gone again.
-func (b *bench) newSetting(ctx context.Context, name, provisioner string, p *harness.Process) (*setting, error) {
+func (b *bench) newSetting(ctx context.Context, name, provisioner string, p program) (*setting, error) {
 	namespace := &v1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	if _, err := b.client.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{}); err != nil {
 		return nil, err
@@ -159,31 +166,47 @@ func (b *bench) measureSingle(ctx context.Context) (err error) {
 	return errors.Join(s.remove(ctx), berth.Stop())
 }
 
-// bindOne makes one claim. It is followed by a watch of its own, for the polling
-// of others would be a good part of what is measured.
-func (s *setting) bindOne(ctx context.Context, name string) (time.Duration, error) {
+// bindOne makes one claim, and gives the time until it is Bound. It is followed by a
+// watch of its own, for the polling of others would be a good part of what is measured.
+func (s *setting) bindOne(ctx context.Context, name string, edits ...func(*v1.PersistentVolumeClaim)) (time.Duration, error) {
 	claims := s.b.client.CoreV1().PersistentVolumeClaims(s.name)
-	watch, err := claims.Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+	claim := harness.NewClaim(s.name, name, s.name)
+	for _, edit := range edits {
+		edit(claim)
+	}
+	create := func() error {
+		_, err := claims.Create(ctx, claim, metav1.CreateOptions{})
+		return err
+	}
+	return timeUntil(ctx, "claim "+name+" is bound", name, claims.Watch, create, func(event watch.Event) bool {
+		claim, ok := event.Object.(*v1.PersistentVolumeClaim)
+		return ok && claim.Status.Phase == v1.ClaimBound
+	})
+}
+
+// timeUntil gives the time from before do is called until a watch of the object of that name
+// shows what is waited for.
+func timeUntil(ctx context.Context, what, name string, begin func(context.Context, metav1.ListOptions) (watch.Interface, error), do func() error, shows func(watch.Event) bool) (time.Duration, error) {
+	events, err := begin(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
 	if err != nil {
 		return 0, err
 	}
-	defer watch.Stop()
+	defer events.Stop()
 	start := time.Now()
-	if _, err := claims.Create(ctx, harness.NewClaim(s.name, name, s.name), metav1.CreateOptions{}); err != nil {
+	if err := do(); err != nil {
 		return 0, err
 	}
 	for {
 		select {
-		case event, open := <-watch.ResultChan():
-			claim, ok := event.Object.(*v1.PersistentVolumeClaim)
-			if !open || !ok {
-				return 0, fmt.Errorf("the watch of claim %s ended: %v", name, event.Object)
+		case event, open := <-events.ResultChan():
+			if !open || event.Type == watch.Error {
+				return 0, fmt.Errorf("the watch until %s ended: %v", what, event.Object)
 			}
-			if claim.Status.Phase == v1.ClaimBound {
+			if shows(event) {
 				return time.Since(start), nil
 			}
 		case <-ctx.Done():
-			return 0, fmt.Errorf("claim %s is not bound: %w", name, context.Cause(ctx))
+			return 0, fmt.Errorf("waiting until %s: %w", what, context.Cause(ctx))
 		}
 	}
 }

@@ -31,6 +31,28 @@ var metrics = []metric{
 	{name: "delete_per_s"},
 	{name: "noop_delete_per_s"},
 	{name: "single_claim_bound_ms"},
+	{name: "expand_done_p50_ms"}, // subvolumes of btrfs
+	{name: "expand_done_p50_ms_ext4"},
+	{name: "expand_done_p50_ms_zfs_fuse"},
+	{name: "expand_done_p50_ms_xfs"}, // this and the next one in the test VM
+	{name: "expand_done_p50_ms_openzfs"},
+	{name: "snapshot_ready_p50_ms"},
+	{name: "snapshot_ready_p50_ms_ext4"},
+	{name: "snapshot_ready_p50_ms_zfs_fuse"},
+	{name: "snapshot_ready_p50_ms_xfs"},
+	{name: "snapshot_ready_p50_ms_openzfs"},
+	{name: "clone_bound_p50_ms"},
+	{name: "clone_bound_p50_ms_ext4"},
+	{name: "clone_bound_p50_ms_zfs_fuse"},
+	{name: "clone_bound_p50_ms_xfs"},
+	{name: "clone_bound_p50_ms_openzfs"},
+	{name: "empty_bound_p50_ms"}, // an empty claim in the same turns
+	{name: "empty_bound_p50_ms_ext4"},
+	{name: "empty_bound_p50_ms_zfs_fuse"},
+	{name: "empty_bound_p50_ms_xfs"},
+	{name: "empty_bound_p50_ms_openzfs"},
+	{name: "clone_bound_p50_ms_10g"}, // subvolumes of btrfs
+	{name: "clone_ratio_10g_vs_empty", bar: 1.3},
 	{name: "create_p50_ms_10"},
 	{name: "create_p50_ms_5000"},
 	{name: "create_p50_ratio_5000_vs_10", bar: 1.5},

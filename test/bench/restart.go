@@ -79,21 +79,23 @@ func answers(address string) bool {
 
 // startBerth starts Berth on the pool at root.
 func (b *bench) startBerth(root, provisioner string) (*harness.Berth, error) {
-	port, err := harness.FreePort()
-	if err != nil {
+	return b.startBerthWith(harness.Options{Root: root, Provisioner: provisioner})
+}
+
+// startBerthWith starts Berth on what o says of the pool.
+func (b *bench) startBerthWith(o harness.Options) (_ *harness.Berth, err error) {
+	if o.NFSPort, err = harness.FreePort(); err != nil {
 		return nil, err
 	}
-	return harness.StartBerth(harness.Options{
-		Binary: b.berthBinary, Folder: b.folder, Root: root, Provisioner: provisioner,
-		Kubeconfig: b.cluster.Kubeconfig(), NFSPort: port,
-	})
+	o.Binary, o.Folder, o.Kubeconfig = b.berthBinary, b.folder, b.cluster.Kubeconfig()
+	return harness.StartBerth(o)
 }
 
 // logTail is how much of a program's log an error shows.
 const logTail = 4000
 
 // await waits until done says so, or the process that was to do it has ended.
-func (b *bench) await(ctx context.Context, p *harness.Process, what string, done func() bool) error {
+func (b *bench) await(ctx context.Context, p program, what string, done func() bool) error {
 	ended := false
 	err := harness.Until(ctx, what, func() bool {
 		select {

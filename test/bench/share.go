@@ -1,14 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
-	"path/filepath"
-	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -36,11 +32,15 @@ func (b *bench) measureShare(ctx context.Context) (err error) {
 	if err := mountInGuest(ctx, guest); err != nil {
 		return err
 	}
-	stop, err := b.startInGuest(ctx, guest)
+	// In the place of nfs-subdir-external-provisioner.
+	berth, err := b.startInGuest(ctx, guest, vm.Command{Args: []string{"nfs-subdir-external-provisioner"}, Env: []string{
+		"PROVISIONER_NAME=" + shareName, "NFS_SERVER=" + guest.Address, "NFS_PATH=/srv/disk",
+		"KUBECONFIG=" + guestKubeconfig, "ENABLE_LEADER_ELECTION=false",
+	}})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, stop()) }()
+	defer func() { err = errors.Join(err, berth.stop()) }()
 	const name = "share"
 	if _, err := b.client.CoreV1().Namespaces().Create(ctx, &v1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {
 		return err
@@ -92,51 +92,6 @@ mount -t nfs -o vers=4.2,softerr 127.0.0.1:/srv/disk /persistentvolumes`
 	return nil
 }
 
-// startInGuest starts Berth in the guest, in the place of nfs-subdir-external-provisioner.
-func (b *bench) startInGuest(ctx context.Context, guest *vm.Guest) (stop func() error, err error) {
-	api, err := harness.Forward(net.JoinHostPort(guest.Host, "0"), strings.TrimPrefix(b.cluster.Server(), "https://"))
-	if err != nil {
-		return nil, err
-	}
-	config, err := b.cluster.ClientKubeconfig("admin", []string{"system:masters"}, "https://"+api.Addr().String())
-	if err == nil {
-		err = os.WriteFile(filepath.Join(guest.Shared, "kubeconfig"), config, 0o600)
-	}
-	const inside = "/usr/local/bin/berth"
-	if err == nil {
-		err = guest.Put(ctx, b.berthBinary, inside)
-	}
-	if err != nil {
-		return nil, errors.Join(err, api.Close())
-	}
-	running, cancel := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	var log bytes.Buffer
-	go func() {
-		ended <- guest.Exec(running, vm.Command{
-			Args: []string{inside, "nfs-subdir-external-provisioner"},
-			Env: []string{
-				"PROVISIONER_NAME=" + shareName, "NFS_SERVER=" + guest.Address, "NFS_PATH=/srv/disk",
-				"KUBECONFIG=/host/kubeconfig", "ENABLE_LEADER_ELECTION=false",
-			},
-			Stdout: &log, Stderr: &log,
-		})
-	}()
-	return func() error {
-		cancel()
-		err := <-ended
-		if errors.Is(err, context.Canceled) {
-			err = nil // it ran until now
-		} else if err == nil {
-			err = errors.New("berth has ended by itself")
-		}
-		if err != nil {
-			err = fmt.Errorf("%w; its log:\n%s", err, log.String())
-		}
-		return errors.Join(err, api.Close())
-	}, nil
-}
-
 // fillClaim waits for a claim's volume and puts files into it, on the server's side.
 func (b *bench) fillClaim(ctx context.Context, guest *vm.Guest, namespace, name string) (*v1.PersistentVolume, error) {
 	var volume string
@@ -166,26 +121,9 @@ func (b *bench) fillClaim(ctx context.Context, guest *vm.Guest, namespace, name 
 
 // deleteClaim deletes a claim and gives the time until its volume is gone.
 func (b *bench) deleteClaim(ctx context.Context, namespace, name, volume string) (time.Duration, error) {
-	volumes, err := b.client.CoreV1().PersistentVolumes().Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + volume})
-	if err != nil {
-		return 0, err
+	remove := func() error {
+		return b.client.CoreV1().PersistentVolumeClaims(namespace).Delete(ctx, name, metav1.DeleteOptions{})
 	}
-	defer volumes.Stop()
-	start := time.Now()
-	if err := b.client.CoreV1().PersistentVolumeClaims(namespace).Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
-		return 0, err
-	}
-	for {
-		select {
-		case event, open := <-volumes.ResultChan():
-			if !open {
-				return 0, fmt.Errorf("the watch of PersistentVolume %s ended", volume)
-			}
-			if event.Type == watch.Deleted {
-				return time.Since(start), nil
-			}
-		case <-ctx.Done():
-			return 0, fmt.Errorf("PersistentVolume %s is not gone: %w", volume, context.Cause(ctx))
-		}
-	}
+	return timeUntil(ctx, "PersistentVolume "+volume+" is gone", volume, b.client.CoreV1().PersistentVolumes().Watch, remove,
+		func(event watch.Event) bool { return event.Type == watch.Deleted })
 }

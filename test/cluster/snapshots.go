@@ -30,7 +30,8 @@ func (c *Cluster) StartSnapshots(ctx context.Context) error {
 	return c.startSnapshots(ctx)
 }
 
-// startSnapshots gives the snapshot-controller all rights, for what it may do is not what is tested.
+// startSnapshots gives the snapshot-controller all rights, for what it may do is not what is tested. With its own
+// default of 5 requests a second it would take most of the second in which a VolumeSnapshot becomes ready.
 func (c *Cluster) startSnapshots(ctx context.Context) error {
 	binary, err := SnapshotController(ctx, c.options.Log)
 	if err != nil {
@@ -47,7 +48,9 @@ func (c *Cluster) startSnapshots(ctx context.Context) error {
 	if err := c.writeKubeconfig(kubeconfig, snapshotControllerName, client); err != nil {
 		return err
 	}
-	return c.startProgram(snapshotControllerName, binary, []string{"--kubeconfig=" + kubeconfig, "--leader-election=false"})
+	return c.startProgram(snapshotControllerName, binary, []string{
+		"--kubeconfig=" + kubeconfig, "--leader-election=false", "--kube-api-qps=300", "--kube-api-burst=600",
+	})
 }
 
 // installSnapshotResources makes the kinds VolumeSnapshot, VolumeSnapshotContent and
