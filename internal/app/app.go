@@ -49,6 +49,7 @@ type app struct {
 	pools     []*pool
 	remotes   []*remotePool
 	exporters []*exporter
+	among     volume.Pools // all of them
 	fronts    []*front
 	health    health
 	http      *http.Server // nil if there is none

@@ -139,7 +139,7 @@ func (a *app) addExporter(e *exporter) error {
 		p.exporter = e
 		p.manager = volume.NewManager(volume.Pool{
 			Name: p.config.Name, Backend: p.backend, Server: e.server, IDs: e.ids, ExportPath: p.exportPath(), Clients: p.clients,
-			MaxVolumes: p.config.MaxVolumes, Archives: archivePolicy(p.config),
+			MaxVolumes: p.config.MaxVolumes, Archives: archivePolicy(p.config), Among: &a.among,
 			Log: a.log.With("component", "volumes", "pool", p.config.Name), Observe: a.metrics.Operation(p.config.Name),
 		})
 	}

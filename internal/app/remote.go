@@ -79,8 +79,8 @@ func (a *app) recoverRemote(ctx context.Context, p *remotePool, b storage, serve
 	for {
 		m := volume.NewManager(volume.Pool{
 			Name: p.config.Name, Backend: b, Server: server, ExportPath: exportPath, MaxVolumes: p.config.MaxVolumes,
-			Archives: archivePolicy(p.config),
-			Log:      a.log.With("component", "volumes", "pool", p.config.Name), Observe: a.metrics.Operation(p.config.Name),
+			Archives: archivePolicy(p.config), Among: &a.among,
+			Log: a.log.With("component", "volumes", "pool", p.config.Name), Observe: a.metrics.Operation(p.config.Name),
 		})
 		want, err := m.Recover(ctx)
 		if err == nil {
@@ -134,6 +134,8 @@ func (w away) Create(context.Context, volume.Spec) (volume.Volume, error) {
 func (w away) Grow(context.Context, volume.Name, string, int64) (volume.Volume, error) {
 	return volume.Volume{}, w.err()
 }
+
+func (away) Cancel(volume.Name) {}
 
 func (w away) Delete(context.Context, volume.Name, string) error { return w.err() }
 

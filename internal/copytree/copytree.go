@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -80,6 +81,19 @@ type Loss struct {
 
 func (l Loss) String() string {
 	return fmt.Sprintf("%s of %d files, the first is %s: %v", l.What, l.Count, quote(l.Path), l.Err)
+}
+
+// Lacks is an error that says what the copy lacks and what to do about it; nil if it is whole.
+func (c Copied) Lacks() error {
+	if len(c.Lost) == 0 {
+		return nil
+	}
+	var lost []string
+	for _, l := range c.Lost {
+		lost = append(lost, l.String())
+	}
+	return fmt.Errorf("the copy would lack %s; Berth needs the capabilities for that (MKNOD for devices, SETFCAP for file capabilities, "+
+		"FSETID for setgid bits)", strings.Join(lost, "; "))
 }
 
 // Error is a step that failed. Err is the reason: ENOSPC and EDQUOT say that the target

@@ -140,14 +140,17 @@ func (p *provisioner) sourceVolume(ctx context.Context, claim *v1.PersistentVolu
 	return source{pool, volume.Source{Volume: name}, capacity}, nil
 }
 
-// copies has the volume of s be a copy of what o says, in the one of pools that has that.
-func (p *provisioner) copies(ctx context.Context, claim *v1.PersistentVolumeClaim, o original, name volume.Name, pools []*Pool) (*Pool, *volume.Source, error) {
+// copies has the volume called name be a copy of what o says: in the one of pools that has that, where it
+// may be a clone, and else in one of pools, which are tried in order.
+func (p *provisioner) copies(ctx context.Context, claim *v1.PersistentVolumeClaim, o original, name volume.Name, pools []*Pool) ([]*Pool, *volume.Source, error) {
 	// What was begun is finished, also if its original has been deleted since.
 	for _, pool := range pools {
 		v, err := pool.Volumes.Get(ctx, name)
 		switch {
 		case err == nil && v.ClonedFrom != volume.Name{}:
-			return pool, &volume.Source{Volume: v.ClonedFrom, Snapshot: v.FromSnapshot}, nil
+			return []*Pool{pool}, &volume.Source{Volume: v.ClonedFrom, Snapshot: v.FromSnapshot}, nil
+		case err == nil && v.CopiedFrom != volume.Origin{}:
+			return []*Pool{pool}, v.CopiedFrom.Source(), nil
 		case err != nil && !errors.Is(err, volume.ErrNotFound):
 			return nil, nil, err
 		}
@@ -164,12 +167,12 @@ func (p *provisioner) copies(ctx context.Context, claim *v1.PersistentVolumeClai
 	switch {
 	case err != nil:
 		return nil, nil, err
-	case !slices.Contains(pools, from.pool):
-		return nil, nil, fmt.Errorf("%w: %s: %s has its volume in pool %s, and this claim's class makes volumes in %v: only in the same pool it can be cloned",
-			volume.ErrInvalid, o.how, o, from.pool.Volumes.Pool(), namesOf(pools))
 	case o.larger && size < from.capacity:
 		return nil, nil, fmt.Errorf("%w: %s: %s has %d bytes, and this claim asks for %d: a copy cannot be smaller",
 			volume.ErrInvalid, o.how, o, from.capacity, size)
+	case slices.Contains(pools, from.pool):
+		return []*Pool{from.pool}, &from.from, nil
 	}
-	return from.pool, &from.from, nil
+	from.from.Pool = from.pool.Volumes.Pool()
+	return pools, &from.from, nil
 }

@@ -3,13 +3,16 @@ package kube
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
 
 	"github.com/berth-storage/berth/internal/volume"
@@ -101,7 +104,7 @@ func TestClonesThatAreRefused(t *testing.T) {
 			other, _ := newZFSPool("other")
 			other.Classes, c.pool.Classes = []string{"berth"}, []string{"archive"}
 			c.others = []*Pool{other}
-		}, nil, `claim "database" has its volume in pool zfs, and this claim's class makes volumes in [other]`},
+		}, nil, ""},
 		"has its volume in a pool that cannot clone": {func(c *cloning) {
 			c.pool.ZFS = nil
 			c.volumes.fail = fmt.Errorf("%w: pool zfs cannot clone volumes", volume.ErrUnsupported)
@@ -146,6 +149,46 @@ func TestClonesThatAreRefused(t *testing.T) {
 				t.Errorf("%s: an empty volume was asked for", row[0])
 			}
 		}
+	}
+}
+
+// A class of two pools, of which neither has the source: the first one with room gets the copy. What was begun
+// there is gone on with there, also when the source's claim is gone.
+func TestCopiesFromAnotherPool(t *testing.T) {
+	c := newCloning()
+	c.asDataSource()
+	full, fullVolumes := newZFSPool("full")
+	other, made := newZFSPool("other")
+	fullVolumes.fail = fmt.Errorf("%w: pool full", volume.ErrNoSpace)
+	for _, p := range []*Pool{full, other} {
+		p.Classes = []string{"berth"}
+	}
+	c.pool.Classes = []string{"archive"}
+	c.others = []*Pool{full, other}
+	if _, err := c.provision(t); err != nil {
+		t.Fatal(err)
+	}
+	want := volume.Source{Pool: "zfs", Volume: parseName(t, "pvc-5eed")}
+	for _, v := range []*fakeVolumes{fullVolumes, made} {
+		if len(v.created) != 1 || v.created[0].From == nil || *v.created[0].From != want {
+			t.Errorf("asked for %+v, want one of %+v", v.created, want)
+		}
+	}
+	if len(c.volumes.created) > 0 {
+		t.Errorf("the source's pool was asked for %+v", c.volumes.created)
+	}
+	begun := volume.New(made.created[0], time.Now())
+	made.begun = map[string]volume.Volume{begun.Name.String(): begun}
+	if _, err := c.provision(t, c.from); err != nil {
+		t.Fatal(err)
+	}
+	if len(fullVolumes.created) != 1 || len(made.created) != 2 || *made.created[1].From != want {
+		t.Errorf("gone on with as %+v, elsewhere %+v", made.created, fullVolumes.created)
+	}
+	c.pv.Spec.Capacity[v1.ResourceStorage] = resource.MustParse("2Gi")
+	made.begun = nil
+	if _, err := c.provision(t); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), "a copy cannot be smaller") {
+		t.Errorf("of a larger one: got error %v", err)
 	}
 }
 
@@ -213,6 +256,36 @@ func TestACloneThatWasBegunIsFinished(t *testing.T) {
 }
 
 // The source's volume is on the node of another instance: only that one can clone it.
+// The library asks once more for what goes on in the background.
+func TestACopyEndsWithItsClaim(t *testing.T) {
+	for name, gone := range map[string]func(*cloning, *fake.Clientset) error{
+		"deleted": func(c *cloning, client *fake.Clientset) error {
+			return client.CoreV1().PersistentVolumeClaims("team").Delete(t.Context(), c.copy.Name, metav1.DeleteOptions{})
+		},
+		"deleted, and its source": func(c *cloning, client *fake.Clientset) error {
+			c.volumes.begun = map[string]volume.Volume{volumeName: {ClonedFrom: parseName(t, "pvc-5eed")}}
+			claims := client.CoreV1().PersistentVolumeClaims("team")
+			return errors.Join(claims.Delete(t.Context(), c.copy.Name, metav1.DeleteOptions{}), claims.Delete(t.Context(), c.from.Name, metav1.DeleteOptions{}))
+		},
+	} {
+		c := newCloning()
+		client := newClient(c.copy, c.from, c.pv)
+		p := newProvisioner(client, c.pool)
+		c.volumes.fail = volume.ErrPending
+		_, state, err := p.Provision(t.Context(), options(c.copy, newClass()))
+		if state != controller.ProvisioningInBackground || c.volumes.canceled != nil {
+			t.Fatalf("%s: %s, %v, canceled %v", name, state, err, c.volumes.canceled)
+		}
+		if err := gone(c, client); err != nil {
+			t.Fatal(err)
+		}
+		_, state, err = p.Provision(t.Context(), options(c.copy, newClass()))
+		if state != controller.ProvisioningFinished || len(c.volumes.created) != 1 || !slices.Equal(c.volumes.canceled, []string{volumeName}) {
+			t.Errorf("%s: %s, %v, canceled %v", name, state, err, c.volumes.canceled)
+		}
+	}
+}
+
 func TestACloneIsMadeByTheInstanceOfItsSource(t *testing.T) {
 	for _, acts := range []bool{true, false} {
 		c := newCloning()

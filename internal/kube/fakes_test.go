@@ -42,7 +42,8 @@ var errAPI = errors.New("the API server is away")
 // fakeVolumes is a pool's Manager that remembers what it was asked for.
 type fakeVolumes struct {
 	name string
-	fail error // of each call
+	fail error // of each call but Get
+	away error // of Get
 	// made changes what Create returns, if it is not nil.
 	made func(*volume.Volume)
 	room int64
@@ -53,6 +54,7 @@ type fakeVolumes struct {
 	begun     map[string]volume.Volume // by name
 	adopted   map[string]volume.Volume // by name
 	created   []volume.Spec
+	canceled  []string
 	deleted   []string // name, space, cluster
 	shot      []volume.SnapshotSpec
 	unshot    []string // name, space, cluster
@@ -89,6 +91,12 @@ func (f *fakeVolumes) Create(ctx context.Context, s volume.Spec) (volume.Volume,
 		f.made(&v)
 	}
 	return v, nil
+}
+
+func (f *fakeVolumes) Cancel(n volume.Name) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.canceled = append(f.canceled, n.String())
 }
 
 func (f *fakeVolumes) Delete(_ context.Context, n volume.Name, cluster string) error {
@@ -132,6 +140,9 @@ func (f *fakeVolumes) MarkPublished(_ context.Context, n volume.Name) error {
 }
 
 func (f *fakeVolumes) Get(_ context.Context, n volume.Name) (volume.Volume, error) {
+	if f.away != nil {
+		return volume.Volume{}, f.away
+	}
 	if v, ok := f.begun[n.String()]; ok {
 		return v, nil
 	}

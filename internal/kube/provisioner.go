@@ -26,6 +26,7 @@ import (
 type Volumes interface {
 	Pool() string
 	Create(ctx context.Context, s volume.Spec) (volume.Volume, error)
+	Cancel(n volume.Name)
 	Delete(ctx context.Context, n volume.Name, cluster string) error
 	Snapshot(ctx context.Context, s volume.SnapshotSpec) (volume.Volume, error)
 	DeleteSnapshot(ctx context.Context, n volume.Name, cluster string) error
@@ -108,9 +109,7 @@ func (p *provisioner) Provision(ctx context.Context, o controller.ProvisionOptio
 	r := request{o, name, wished, nil}
 	from, err := originalOf(o.PVC, wished)
 	if err == nil && from != nil {
-		var pool *Pool
-		pool, r.from, err = p.copies(ctx, o.PVC, *from, name, pools)
-		pools = []*Pool{pool}
+		pools, r.from, err = p.copies(ctx, o.PVC, *from, name, pools)
 	}
 	if err != nil {
 		return nil, stateOf(err), err
@@ -189,6 +188,7 @@ func (p *provisioner) provisionIn(ctx context.Context, pool *Pool, r request) (*
 		return nil, controller.ProvisioningNoChange, err
 	}
 	if !wanted {
+		pool.Volumes.Cancel(spec.Name)
 		return nil, controller.ProvisioningFinished, &controller.IgnoredError{Reason: "the claim is gone, bound, or another instance's"}
 	}
 	v, err := pool.Volumes.Create(ctx, spec)

@@ -205,8 +205,17 @@ func (s *snapshotter) admit(ctx context.Context, content *snapshotContent) error
 	return s.sayReady(ctx, content, pool, v)
 }
 
-// known gives the snapshot called n if the record says that it is one that a content may stand for.
+// known gives the snapshot called n if it is complete, and one that a content may stand for.
 func (s *snapshotter) known(ctx context.Context, pool *Pool, n volume.Name, content *snapshotContent) (volume.Volume, error) {
+	v, err := s.owned(ctx, pool, n, content)
+	if err == nil && v.State != volume.StateSnapshot {
+		return volume.Volume{}, fmt.Errorf("%w: snapshot %s is %s", volume.ErrBusy, n, v.State)
+	}
+	return v, err
+}
+
+// owned gives the snapshot called n, however far it got, if the record says that it is one that a content may stand for.
+func (s *snapshotter) owned(ctx context.Context, pool *Pool, n volume.Name, content *snapshotContent) (volume.Volume, error) {
 	v, err := pool.Volumes.Get(ctx, n)
 	namespace := content.Spec.Snapshot.Namespace
 	switch {
@@ -217,8 +226,6 @@ func (s *snapshotter) known(ctx context.Context, pool *Pool, n volume.Name, cont
 	case v.Claim.Namespace != namespace || v.Cluster != s.provisioner.cluster && v.Cluster != "":
 		return volume.Volume{}, fmt.Errorf("%w: snapshot %s is of claim %s: a VolumeSnapshot of namespace %s gets only what is its namespace's in this cluster",
 			volume.ErrForeign, n, v.Claim, namespace)
-	case v.State != volume.StateSnapshot:
-		return volume.Volume{}, fmt.Errorf("%w: snapshot %s is %s", volume.ErrBusy, n, v.State)
 	}
 	return v, nil
 }
@@ -335,7 +342,7 @@ func (s *snapshotter) endSnapshot(ctx context.Context, pool *Pool, content *snap
 		name = spec.Name
 	}
 	// What is half made, or not yet begun but asked for, is ended too.
-	if _, err := s.known(ctx, pool, name, content); err != nil && !errors.Is(err, volume.ErrNotFound) && !errors.Is(err, volume.ErrBusy) {
+	if _, err := s.owned(ctx, pool, name, content); err != nil && !errors.Is(err, volume.ErrNotFound) {
 		return err
 	}
 	return s.deleteSnapshot(ctx, pool, name)

@@ -150,6 +150,17 @@ func TestSnapshotIsDeletedByPolicy(t *testing.T) {
 	}
 }
 
+// Who can write contents could wait for a moment in which nobody knows whose a snapshot is.
+func TestSnapshotIsKeptWhileNobodyKnowsWhoseItIs(t *testing.T) {
+	for _, away := range []error{volume.ErrBusy, volume.ErrUnknown} {
+		s := newShooting(t, going(t, aContentOfAnAdministrator, "uid: c1}", "uid: c1, annotations: {berth.storage/instance: local-instance}}"))
+		s.volumes.away = fmt.Errorf("%w: the pool is away", away)
+		if err := s.look(); !errors.Is(err, away) || s.volumes.unshot != nil || !slices.Contains(s.content("imported").Finalizers, contentFinalizer) {
+			t.Errorf("error %v, want %v, deleted %v", err, away, s.volumes.unshot)
+		}
+	}
+}
+
 func TestSnapshotIsKeptWhileItsVolumeSnapshotIsThere(t *testing.T) {
 	content := going(t, aContent)
 	content.SetAnnotations(map[string]string{annInstance: "local-instance"}) // somebody deleted the content by hand

@@ -207,7 +207,15 @@ func (s *snapshotter) makeContent(ctx context.Context, snapshot *volumeSnapshot,
 	if err != nil {
 		return err
 	}
-	// The cache may be behind: nobody would delete the content of a VolumeSnapshot that is gone.
+	// The cache may be behind: a claim that was made again has another volume.
+	claim, err := s.provisioner.client.CoreV1().PersistentVolumeClaims(snapshot.Namespace).Get(ctx, *snapshot.Spec.Source.Claim, metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("reading its claim: %w", err)
+	}
+	if claim.UID != pv.Spec.ClaimRef.UID {
+		return fmt.Errorf("%w: claim %s/%s was made again just now", volume.ErrBusy, claim.Namespace, claim.Name)
+	}
+	// Nobody would delete the content of a VolumeSnapshot that is gone.
 	if now, err := s.standingOf(ctx, snapshot.reference()); err != nil || now != isWanted {
 		return err
 	}

@@ -116,7 +116,7 @@ func newShooting(t *testing.T, objects ...*unstructured.Unstructured) *shooting 
 	t.Helper()
 	_, claim, pv := growingObjects()
 	pool, volumes := newPool("local")
-	client := newClient()
+	client := newClient(claim.DeepCopy())
 	s := &shooting{
 		t: t, api: newObjects(objects...), volumes: volumes, core: informers.NewSharedInformerFactory(client, 0),
 	}
@@ -267,6 +267,23 @@ func TestSnapshotOfTheDefaultClass(t *testing.T) {
 		if said := s.said(); !strings.Contains(said, what) {
 			t.Errorf("want %q, said: %s", what, said)
 		}
+	}
+}
+
+// A claim that was deleted and made again has the volume of another one, which may be retained.
+func TestSnapshotOfAClaimThatWasMadeAgain(t *testing.T) {
+	s := newShooting(t, parseYAML(t, aSnapshot), parseYAML(t, aClass))
+	claims := s.provisioner.client.CoreV1().PersistentVolumeClaims("team")
+	again, err := claims.Get(t.Context(), "data", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.UID = "another"
+	if _, err := claims.Update(t.Context(), again, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.look(); !errors.Is(err, volume.ErrBusy) || s.content(shotContent) != nil || s.volumes.shot != nil {
+		t.Errorf("error %v, taken %v", err, s.volumes.shot)
 	}
 }
 

@@ -6,22 +6,22 @@ import (
 	"fmt"
 )
 
-// clone says which volume s shall be a clone of; the zero Name if of none.
+// clone says which volume of the same pool s shall be a clone of; the zero Name if of none.
 func (s Spec) clone() Name {
-	if s.From == nil {
+	if s.From == nil || s.copied() {
 		return Name{}
 	}
 	return s.From.Volume
 }
 
-// original gives the volume or snapshot that s shall be a clone of, which is not deleted
+// original gives the volume or snapshot of this pool that s shall be a clone or copy of, which is not deleted
 // until unpin is called.
 func (m *Manager) original(ctx context.Context, s Spec) (v Volume, unpin func(), err error) {
 	n := s.From.Volume
 	if s.From.Snapshot != (Name{}) {
 		n = s.From.Snapshot
 	}
-	if n == s.Name {
+	if n == s.Name && !s.copied() {
 		return Volume{}, nil, fmt.Errorf("%w: volume %s cannot be a clone of itself", ErrInvalid, n)
 	}
 	v, unpin, err = m.pinned(ctx, n, func(v Volume) error {

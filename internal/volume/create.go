@@ -25,8 +25,8 @@ func (m *Manager) Create(ctx context.Context, s Spec) (v Volume, err error) {
 	if err := m.supports(s); err != nil {
 		return Volume{}, err
 	}
-	if s.clone() != (Name{}) || m.work.has(s.Name) {
-		return m.work.do(ctx, s.Name, func(ctx context.Context, p *Progress) (Volume, error) { return m.create(ctx, s, p) })
+	if s.clone() != (Name{}) || s.copied() || m.work.has(s.Name) {
+		return m.work.do(ctx, s.Name, s.Claim, func(ctx context.Context, p *Progress) (Volume, error) { return m.create(ctx, s, p) })
 	}
 	return m.create(ctx, s, nil)
 }
@@ -87,9 +87,11 @@ func (m *Manager) supports(s Spec) error {
 
 // lacks says which ability s asks for that the backend does not have.
 func (m *Manager) lacks(s Spec) string {
-	cloned := s.clone() != Name{}
+	cloned := s.clone() != Name{} || s.copied()
 	switch {
-	case cloned && m.cloner == nil:
+	case s.copied() && m.filler == nil:
+		return "takes no copies from other pools: use a class of pool " + s.From.Pool
+	case cloned && !s.copied() && m.cloner == nil:
 		return "cannot clone volumes"
 	case !s.Settings.isZero() && m.native == nil:
 		return "knows no properties, reservations, shares and snapshots of single volumes"
@@ -107,14 +109,26 @@ func (m *Manager) lacks(s Spec) string {
 
 // goOn finishes v if a run that was cut off has begun it, with the ids that it names.
 func (m *Manager) goOn(ctx context.Context, s Spec, v Volume, p *Progress) (Volume, error) {
-	if n := s.clone(); n != (Name{}) && (v.ClonedFrom != n || v.FromSnapshot != s.From.Snapshot) {
+	if n := s.clone(); n != (Name{}) && !v.CopyOf(s) {
 		return Volume{}, fmt.Errorf("%w: volume %s was begun before its claim asked for a clone of %s, and is none: delete the claim and make it again", ErrExists, s.Name, n)
+	}
+	if s.copied() && !v.CopyOf(s) {
+		return Volume{}, fmt.Errorf("%w: volume %s was begun before its claim asked for a copy of %s of pool %s, and is none: delete the claim and make it again", ErrExists, s.Name, s.From.Volume, s.From.Pool)
 	}
 	if v.State == StateReady {
 		return v, nil
 	}
 	s.Export, s.Owner = v.Export, v.Owner
 	s.From = nil
+	if v.CopiedFrom != (Origin{}) {
+		s.From = v.CopiedFrom.Source()
+		c, _, closed, err := m.content(ctx, s)
+		if err != nil {
+			return Volume{}, err
+		}
+		defer closed()
+		return m.filler.Fill(ctx, s, c, p)
+	}
 	if v.ClonedFrom != (Name{}) {
 		s.From = &Source{Volume: v.ClonedFrom, Snapshot: v.FromSnapshot}
 		_, unpin, err := m.original(ctx, s)
@@ -183,6 +197,14 @@ func (m *Manager) createNew(ctx context.Context, s Spec, p *Progress) (v Volume,
 		defer unpin()
 		had = original.Owner
 	}
+	var content Content
+	if s.copied() {
+		var closed func()
+		if content, had.GID, closed, err = m.content(ctx, s); err != nil {
+			return Volume{}, err
+		}
+		defer closed()
+	}
 	if !m.tally.add(s.Name, s.Size, m.pool.MaxVolumes) {
 		return Volume{}, fmt.Errorf("%w: volume %s: pool %s has %d volumes already and may have no more", ErrNoSpace, s.Name, m.pool.Name, m.pool.MaxVolumes)
 	}
@@ -202,7 +224,7 @@ func (m *Manager) createNew(ctx context.Context, s Spec, p *Progress) (v Volume,
 	if err := m.paths.add(New(s, m.now()), s.Path); err != nil {
 		return Volume{}, err
 	}
-	if m.meter != nil && s.From == nil { // what is moved takes no more room than before
+	if m.meter != nil && (s.From == nil || s.copied()) { // what is moved takes no more room than before
 		room, err := m.meter.Capacity(ctx)
 		if err != nil {
 			return Volume{}, fmt.Errorf("measuring pool %s: %w", m.pool.Name, err)
@@ -220,7 +242,12 @@ func (m *Manager) createNew(ctx context.Context, s Spec, p *Progress) (v Volume,
 	s.Export.FSID = export.NewFSID(m.pool.Name + "/" + s.Name.String())
 	s.Export.Path = path.Join(m.pool.ExportPath, s.Path.String())
 	recorded = true
-	if v, err = m.make(ctx, s, source, p); err != nil {
+	if s.copied() {
+		v, err = m.filler.Fill(ctx, s, content, p)
+	} else {
+		v, err = m.make(ctx, s, source, p)
+	}
+	if err != nil {
 		// Only if no record came to be is the id free again. If that cannot be
 		// told, it stays taken until the next start reads the records.
 		if _, getErr := m.pool.Backend.Get(context.WithoutCancel(ctx), s.Name); errors.Is(getErr, ErrNotFound) {

@@ -117,6 +117,15 @@ func (b *backend) Clone(ctx context.Context, s volume.Spec, p *volume.Progress) 
 	return b.finish(ctx, v, err, volume.StateReady)
 }
 
+func (b *backend) Fill(ctx context.Context, s volume.Spec, c volume.Content, p *volume.Progress) (volume.Volume, error) {
+	p.Add(1, 4096)
+	if err := b.j.call(ctx, "Fill", s.Name); err != nil {
+		return volume.Volume{}, err
+	}
+	v, err := b.Backend.Fill(ctx, s, c, p)
+	return b.finish(ctx, v, err, volume.StateReady)
+}
+
 func (b *backend) Snapshot(ctx context.Context, s volume.SnapshotSpec, p *volume.Progress) (volume.Volume, error) {
 	p.Add(1, 4096)
 	if err := b.j.call(ctx, "Snapshot", s.Name); err != nil {

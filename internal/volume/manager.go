@@ -23,6 +23,7 @@ type Pool struct {
 	Clients    export.Clients
 	MaxVolumes int // 0: as many as the server has export ids for
 	Archives   ArchivePolicy
+	Among      *Pools // whose volumes can be copied into this one, and the other way round; may be nil
 	Log        *slog.Logger
 	// Observe is told of each finished operation, for metrics. It may be nil.
 	Observe func(operation string, took time.Duration, err error)
@@ -40,6 +41,8 @@ type Manager struct {
 	native  Configurable   // nil if it knows no Settings
 	checker DiscardChecker // nil if nothing speaks against the end of a volume
 	snaps   Snapshotter    // nil if it takes no snapshots
+	reader  Reader         // nil if nothing can be copied out of it
+	filler  Filler         // nil if nothing can be copied into it
 	work    *work          // what may take hours
 	pins    pins           // what that reads
 	names   locks[Name]
@@ -77,6 +80,8 @@ func NewManager(p Pool) *Manager {
 	m.native, _ = p.Backend.(Configurable)
 	m.checker, _ = p.Backend.(DiscardChecker)
 	m.snaps, _ = p.Backend.(Snapshotter)
+	m.reader, _ = p.Backend.(Reader)
+	m.filler, _ = p.Backend.(Filler)
 	m.purge = newPurger(m.purgeOne, p.Log)
 	if m.pool.Observe == nil {
 		m.pool.Observe = func(string, time.Duration, error) {}

@@ -69,6 +69,7 @@ func (m *Manager) Recover(ctx context.Context) ([]export.Export, error) {
 			m.unfinished = append(m.unfinished, v.Name)
 		}
 	}
+	m.pool.Among.join(m)
 	return want, nil
 }
 

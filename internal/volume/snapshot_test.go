@@ -252,6 +252,81 @@ func TestACopyEndsWithWhatAskedForIt(t *testing.T) {
 	})
 }
 
+// Names of volumes may be made of those of claims, of which two may give the same.
+func TestNobodyGetsWhatIsCopiedForAnother(t *testing.T) {
+	for name, ask := range map[string]func(*testing.T, *fixture) (volume.Volume, error){
+		"a claim": func(t *testing.T, f *fixture) (volume.Volume, error) {
+			s := spec(t, "new")
+			s.Claim.Namespace, s.Claim.UID = "other", "other-uid"
+			return f.Create(t.Context(), s)
+		},
+		"a snapshot": func(t *testing.T, f *fixture) (volume.Volume, error) {
+			return f.Snapshot(t.Context(), snapshotSpec(t, "new", "pvc-1"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFixture(t)
+				f.create(t, "pvc-1")
+				open := gate(f, "Clone new")
+				if err := create(f, cloneSpec(t, "new", "pvc-1")); !errors.Is(err, volume.ErrPending) {
+					t.Fatal(err)
+				}
+				if v, err := ask(t, f); !errors.Is(err, volume.ErrExists) {
+					t.Errorf("during the copy: got %+v, %v", v, err)
+				}
+				open()
+				synctest.Wait()
+				if v, err := ask(t, f); !errors.Is(err, volume.ErrExists) {
+					t.Errorf("after it: got %+v, %v", v, err)
+				}
+				f.clone(t, "new", "pvc-1")
+			})
+		})
+	}
+}
+
+func TestACopyThatIsCanceledCanBeginAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		f.create(t, "pvc-1")
+		holdUntilEnded(f, "Clone pvc-2")
+		if err := create(f, cloneSpec(t, "pvc-2", "pvc-1")); !errors.Is(err, volume.ErrPending) {
+			t.Fatal(err)
+		}
+		f.Cancel(parseName(t, "pvc-2"))
+		f.Cancel(parseName(t, "pvc-2"))
+		f.journal.hook(nil)
+		f.clone(t, "pvc-2", "pvc-1")
+		f.delete(t, "pvc-1") // at once
+	})
+}
+
+func TestACopyThatFailedIsInNobodysWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		f.create(t, "pvc-1")
+		failed := make(chan struct{})
+		f.journal.hook(func(_ context.Context, call string) error {
+			if call != "Clone new" {
+				return nil
+			}
+			<-failed
+			return errDisk
+		})
+		if err := create(f, cloneSpec(t, "new", "pvc-1")); !errors.Is(err, volume.ErrPending) {
+			t.Fatal(err)
+		}
+		close(failed)
+		synctest.Wait() // and nobody asks what has become of it
+		s := spec(t, "new")
+		s.Claim.UID = "another"
+		if err := create(f, s); err != nil {
+			t.Errorf("another claim that has its name now: %v", err)
+		}
+	})
+}
+
 func TestACopyEndsWithTheManagerAndIsGoneOnWith(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t)

@@ -88,6 +88,8 @@ type Source struct {
 	Volume Name
 	// Snapshot is one of Volume, which may be gone by now: what is in that. Without Volume it is nothing.
 	Snapshot Name
+	// Pool is the one that has Volume and Snapshot; "" is that of the new volume. From another one it is copied; see Filler.
+	Pool string
 	// Archive is an archived or retained volume, which becomes the new one: its content
 	// is moved and its record consumed.
 	Archive Name
@@ -127,7 +129,8 @@ func (s Spec) Validate() error {
 		return fmt.Errorf("%w: volume %s: no claim", ErrInvalid, s.Name)
 	case s.Owner.Mode > 0o7777:
 		return fmt.Errorf("%w: volume %s: mode %o has more than permission bits", ErrInvalid, s.Name, s.Owner.Mode)
-	case s.From != nil && ((s.From.Volume == Name{}) == (s.From.Archive == Name{}) || s.From.Snapshot != Name{} && s.From.Volume == Name{}):
+	case s.From != nil && ((s.From.Volume == Name{}) == (s.From.Archive == Name{}) ||
+		(s.From.Snapshot != Name{} || s.From.Pool != "") && s.From.Volume == Name{}):
 		return fmt.Errorf("%w: volume %s: its source has to be one of a volume, a snapshot of one, and an archive", ErrInvalid, s.Name)
 	}
 	if _, err := ParseOnDelete(string(s.OnDelete)); err != nil {
@@ -169,6 +172,8 @@ type Volume struct {
 	// FromSnapshot; see Source.
 	ClonedFrom   Name `json:"clonedFrom,omitzero"`
 	FromSnapshot Name `json:"fromSnapshot,omitzero"`
+	// CopiedFrom is what of another pool it has had the content of from the start; see Source.Pool.
+	CopiedFrom Origin `json:"copiedFrom,omitzero"`
 	// SnapshotOf is the volume that this is a snapshot of. Claim is the one that had the volume then, Size
 	// what a restored one needs at least, and Export says nothing.
 	SnapshotOf Name `json:"snapshotOf,omitzero"`
@@ -209,7 +214,10 @@ func New(s Spec, now time.Time) Volume {
 	if s.OnDelete != OnDeleteDelete {
 		v.OnDelete = s.OnDelete
 	}
-	if s.From != nil {
+	switch {
+	case s.copied():
+		v.CopiedFrom = Origin{s.From.Pool, s.From.Volume, s.From.Snapshot}
+	case s.From != nil:
 		v.RestoredFrom, v.ClonedFrom, v.FromSnapshot = s.From.Archive, s.From.Volume, s.From.Snapshot
 	}
 	return v
@@ -218,6 +226,12 @@ func New(s Spec, now time.Time) Volume {
 // Is says whether v is the volume that s asks for, however far it got.
 func (v Volume) Is(s Spec) bool {
 	return v.Name == s.Name && v.Claim == s.Claim && (v.Cluster == s.Cluster || v.Cluster == "")
+}
+
+// CopyOf says whether v was made, or begun, as a clone or copy of what s asks for, or as none if s does not.
+func (v Volume) CopyOf(s Spec) bool {
+	w := New(s, v.Created)
+	return v.ClonedFrom == w.ClonedFrom && v.FromSnapshot == w.FromSnapshot && v.CopiedFrom == w.CopiedFrom
 }
 
 // AsExport is the export that v's record wants, to be mounted by clients.

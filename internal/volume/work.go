@@ -47,6 +47,7 @@ type work struct {
 }
 
 type task struct {
+	whose    any // who asked for it, comparable
 	cancel   context.CancelCauseFunc
 	progress Progress
 	ended    chan struct{} // closed when the next two are set
@@ -60,12 +61,12 @@ func newWork() *work {
 }
 
 // do gives what f makes of n. If that takes long it is ErrPending, and f goes on: the next call asks for the
-// same f's result. Ending ctx ends only the waiting.
-func (w *work) do(ctx context.Context, n Name, f func(context.Context, *Progress) (Volume, error)) (Volume, error) {
+// same f's result, if it is for the same one; else it is ErrExists. Ending ctx ends only the waiting.
+func (w *work) do(ctx context.Context, n Name, whose any, f func(context.Context, *Progress) (Volume, error)) (Volume, error) {
 	if err := ctx.Err(); err != nil {
 		return Volume{}, err
 	}
-	t, err := w.start(n, f)
+	t, err := w.start(n, whose, f)
 	if err != nil {
 		return Volume{}, err
 	}
@@ -83,17 +84,24 @@ func (w *work) do(ctx context.Context, n Name, f func(context.Context, *Progress
 }
 
 // start gives the task of n, which it begins if there is none.
-func (w *work) start(n Name, f func(context.Context, *Progress) (Volume, error)) (*task, error) {
+func (w *work) start(n Name, whose any, f func(context.Context, *Progress) (Volume, error)) (*task, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.barred[n] > 0 {
 		return nil, fmt.Errorf("volume %s: %w", n, errCanceled)
 	}
 	if t := w.running[n]; t != nil {
-		return t, nil
+		if t.whose == whose {
+			return t, nil
+		}
+		select {
+		case <-t.ended: // if it made something, f finds that
+		default:
+			return nil, fmt.Errorf("%w: volume %s is being made for %v", ErrExists, n, t.whose)
+		}
 	}
 	ctx, cancel := context.WithCancelCause(w.life)
-	t := &task{cancel: cancel, ended: make(chan struct{})}
+	t := &task{whose: whose, cancel: cancel, ended: make(chan struct{})}
 	w.running[n] = t
 	go func() {
 		defer close(t.ended)
@@ -131,6 +139,10 @@ func (w *work) cancel(n Name) (allow func()) {
 		}
 	}
 }
+
+// Cancel ends the copy that is to become n, if one is at work. What there is of it stays for who asks
+// for n again, or for Scavenge.
+func (m *Manager) Cancel(n Name) { m.work.cancel(n)() }
 
 // has says whether there is a task of n whose result nobody has asked for.
 func (w *work) has(n Name) bool {

@@ -12,8 +12,16 @@ import (
 	"github.com/berth-storage/berth/internal/volume"
 )
 
-// isClone says whether v gets what another volume or a snapshot holds.
-func isClone(v volume.Volume) bool { return v.ClonedFrom != volume.Name{} }
+// isClone says whether v gets what another volume or a snapshot holds, here or in another pool.
+func isClone(v volume.Volume) bool {
+	return v.ClonedFrom != volume.Name{} || v.CopiedFrom != volume.Origin{}
+}
+
+// filling is what a clone needs beside its record.
+type filling struct {
+	content  *volume.Content // of another pool; nil: it is in this one
+	progress *volume.Progress
+}
 
 // Clone implements volume.Cloner. A subvolume of btrfs is cloned by a snapshot that can be
 // written to; all else is copied.
@@ -24,10 +32,32 @@ func (b *Backend) Clone(ctx context.Context, s volume.Spec, p *volume.Progress) 
 	if err := ctx.Err(); err != nil {
 		return volume.Volume{}, err
 	}
-	if s.From == nil || s.From.Volume == (volume.Name{}) {
+	if s.From == nil || s.From.Volume == (volume.Name{}) || s.From.Pool != "" {
 		return volume.Volume{}, fmt.Errorf("%w: volume %s: nothing to clone", volume.ErrInvalid, s.Name)
 	}
-	return b.create(ctx, s, p)
+	return b.create(ctx, s, filling{progress: p})
+}
+
+// Fill implements volume.Filler. Where both pools are on one file system with reflinks, these are used.
+func (b *Backend) Fill(ctx context.Context, s volume.Spec, c volume.Content, p *volume.Progress) (volume.Volume, error) {
+	if err := s.Validate(); err != nil {
+		return volume.Volume{}, err
+	}
+	if err := ctx.Err(); err != nil {
+		return volume.Volume{}, err
+	}
+	if s.From == nil || s.From.Pool == "" {
+		return volume.Volume{}, fmt.Errorf("%w: volume %s: nothing to copy", volume.ErrInvalid, s.Name)
+	}
+	return b.create(ctx, s, filling{&c, p})
+}
+
+// OpenTree implements volume.Reader.
+func (b *Backend) OpenTree(ctx context.Context, v volume.Volume) (*os.File, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return b.openTree(v)
 }
 
 // original gives the volume or snapshot whose content the clone v gets. ErrNotFound if
@@ -52,7 +82,10 @@ func (b *Backend) original(ctx context.Context, v volume.Volume) (volume.Volume,
 }
 
 // makeClone makes the directory of v, which is a clone.
-func (b *Backend) makeClone(ctx context.Context, v *volume.Volume, p *volume.Progress) error {
+func (b *Backend) makeClone(ctx context.Context, v *volume.Volume, f filling) error {
+	if f.content != nil {
+		return b.makeCopy(ctx, v, f)
+	}
 	from, err := b.original(ctx, *v)
 	if err != nil {
 		return err
@@ -68,7 +101,7 @@ func (b *Backend) makeClone(ctx context.Context, v *volume.Volume, p *volume.Pro
 	if isSubvolume(source) {
 		err = b.cloneSubvolume(v, source)
 	} else {
-		err = b.cloneTree(ctx, v, source, p)
+		err = b.cloneTree(ctx, v, source, f.progress)
 	}
 	if err != nil {
 		return err
@@ -78,6 +111,20 @@ func (b *Backend) makeClone(ctx context.Context, v *volume.Volume, p *volume.Pro
 	}
 	_, err = b.original(ctx, *v) // if it was deleted meanwhile, not all of it may be in the clone
 	return err
+}
+
+// makeCopy makes the directory of v, whose content is of another pool.
+func (b *Backend) makeCopy(ctx context.Context, v *volume.Volume, f filling) error {
+	if err := b.clear(ctx, *v); err != nil {
+		return err
+	}
+	if err := b.cloneTree(ctx, v, f.content.Tree, f.progress); err != nil {
+		return err
+	}
+	if err := b.fits(*v); err != nil {
+		return err
+	}
+	return f.content.Still(ctx)
 }
 
 func (b *Backend) cloneSubvolume(v *volume.Volume, source *os.File) error {

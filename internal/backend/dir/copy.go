@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -21,13 +20,11 @@ func (b *Backend) copyTree(ctx context.Context, from, to *os.File, p *volume.Pro
 		return fmt.Errorf("%w: the NFS server does not let root read or write everything (root_squash); "+
 			"export the share to this host with no_root_squash: %w", volume.ErrUnsupported, err)
 	}
-	if err != nil || len(done.Lost) == 0 {
+	if err != nil {
 		return err
 	}
-	var lost []string
-	for _, l := range done.Lost {
-		lost = append(lost, l.String())
+	if err := done.Lacks(); err != nil { // nobody could tell it from a whole one
+		return fmt.Errorf("%w: %w", volume.ErrUnsupported, err)
 	}
-	return fmt.Errorf("%w: the copy would lack %s; Berth needs the capabilities for that (MKNOD for devices, SETFCAP for file capabilities, "+
-		"FSETID for setgid bits)", volume.ErrUnsupported, strings.Join(lost, "; "))
+	return nil
 }

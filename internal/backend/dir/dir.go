@@ -84,6 +84,8 @@ var (
 
 	_ volume.Cloner      = (*Backend)(nil)
 	_ volume.Snapshotter = (*Backend)(nil)
+	_ volume.Reader      = (*Backend)(nil)
+	_ volume.Filler      = (*Backend)(nil)
 )
 
 // Create implements volume.Backend.
@@ -97,11 +99,11 @@ func (b *Backend) Create(ctx context.Context, s volume.Spec) (volume.Volume, err
 	if s.From != nil && s.From.Volume != (volume.Name{}) {
 		return volume.Volume{}, fmt.Errorf("%w: volume %s: Create makes no clones", volume.ErrUnsupported, s.Name)
 	}
-	return b.create(ctx, s, nil)
+	return b.create(ctx, s, filling{})
 }
 
-// create is Create for clones too, for which p is.
-func (b *Backend) create(ctx context.Context, s volume.Spec, p *volume.Progress) (volume.Volume, error) {
+// create is Create for clones too, for which f is.
+func (b *Backend) create(ctx context.Context, s volume.Spec, f filling) (volume.Volume, error) {
 	v, err := b.Get(ctx, s.Name)
 	begun := err == nil // by an earlier call
 	switch {
@@ -115,7 +117,7 @@ func (b *Backend) create(ctx context.Context, s volume.Spec, p *volume.Progress)
 		return volume.Volume{}, fmt.Errorf("%w: volume %s is of claim %s (uid %s)", volume.ErrExists, s.Name, v.Claim, v.Claim.UID)
 	case v.State == volume.StateDiscarded:
 		return volume.Volume{}, fmt.Errorf("%w: volume %s is discarded and not purged yet", volume.ErrBusy, s.Name)
-	case s.From != nil && (v.ClonedFrom != s.From.Volume || v.FromSnapshot != s.From.Snapshot):
+	case s.From != nil && !v.CopyOf(s), v.CopiedFrom != (volume.Origin{}) && f.content == nil:
 		return volume.Volume{}, fmt.Errorf("%w: volume %s was begun with another content", volume.ErrExists, s.Name)
 	case v.State == volume.StateReady:
 		return v, nil
@@ -134,7 +136,7 @@ func (b *Backend) create(ctx context.Context, s volume.Spec, p *volume.Progress)
 	if err := b.others.check(ctx, b, v, v.Path); err != nil {
 		return volume.Volume{}, errors.Join(err, b.recant(v, begun))
 	}
-	ready, err := b.finish(ctx, v, p)
+	ready, err := b.finish(ctx, v, f)
 	if errors.Is(err, volume.ErrNoSpace) || errors.Is(err, volume.ErrUnsupported) {
 		switch after := context.WithoutCancel(ctx); {
 		case !begun:
@@ -166,6 +168,9 @@ func (b *Backend) plan(ctx context.Context, s volume.Spec) (volume.Volume, error
 	case isClone(v):
 		if there {
 			return v, foreign
+		}
+		if v.CopiedFrom != (volume.Origin{}) {
+			return v, nil // it is open already
 		}
 		_, err := b.original(ctx, v)
 		return v, err
@@ -241,8 +246,8 @@ func (b *Backend) recant(v volume.Volume, begun bool) error {
 }
 
 // finish makes what v's record announces.
-func (b *Backend) finish(ctx context.Context, v volume.Volume, p *volume.Progress) (volume.Volume, error) {
-	if err := b.makeTree(ctx, &v, p); err != nil {
+func (b *Backend) finish(ctx context.Context, v volume.Volume, f filling) (volume.Volume, error) {
+	if err := b.makeTree(ctx, &v, f); err != nil {
 		return volume.Volume{}, fmt.Errorf("volume %s: %w", v.Name, noSpace(err))
 	}
 	v.State = volume.StateReady
@@ -251,12 +256,12 @@ func (b *Backend) finish(ctx context.Context, v volume.Volume, p *volume.Progres
 
 // makeTree makes v's directory with its limit, owner and mode. It may have been made by
 // a run that was cut off.
-func (b *Backend) makeTree(ctx context.Context, v *volume.Volume, p *volume.Progress) (err error) {
+func (b *Backend) makeTree(ctx context.Context, v *volume.Volume, f filling) (err error) {
 	if err := b.occupy(v.Path.String()); err != nil {
 		return err
 	}
 	if isClone(*v) {
-		return b.makeClone(ctx, v, p)
+		return b.makeClone(ctx, v, f)
 	}
 	var d *os.File
 	switch {

@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"os"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/berth-storage/berth/internal/backend/dir"
 	"github.com/berth-storage/berth/internal/volume"
@@ -17,6 +20,7 @@ type directories interface {
 	volume.Archiver
 	volume.Cloner
 	volume.Snapshotter
+	volume.Filler
 }
 
 // Backend is an open share. Its methods are those of the backend of directories, and
@@ -51,6 +55,20 @@ func (b *Backend) Create(ctx context.Context, s volume.Spec) (volume.Volume, err
 // Clone implements volume.Cloner.
 func (b *Backend) Clone(ctx context.Context, s volume.Spec, p *volume.Progress) (volume.Volume, error) {
 	return call(ctx, b.guard, s.Name, func(ctx context.Context) (volume.Volume, error) { return b.inner.Clone(ctx, s, p) })
+}
+
+// Fill implements volume.Filler. A copy that is left at work has a descriptor of its own of the source.
+func (b *Backend) Fill(ctx context.Context, s volume.Spec, c volume.Content, p *volume.Progress) (volume.Volume, error) {
+	fd, err := unix.FcntlInt(c.Tree.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return volume.Volume{}, fmt.Errorf("volume %s: %w", s.Name, &os.PathError{Op: "dup", Path: c.Tree.Name(), Err: err})
+	}
+	c.Tree = os.NewFile(uintptr(fd), c.Tree.Name())
+	// If the call is refused, nobody refers to it any more, which closes it too.
+	return call(ctx, b.guard, s.Name, func(ctx context.Context) (volume.Volume, error) {
+		defer c.Tree.Close()
+		return b.inner.Fill(ctx, s, c, p)
+	})
 }
 
 // Snapshot implements volume.Snapshotter.

@@ -20,7 +20,7 @@ func (b *Backend) Clone(ctx context.Context, s volume.Spec, _ *volume.Progress) 
 	if err := b.check(ctx, s); err != nil {
 		return volume.Volume{}, err
 	}
-	if s.From == nil || s.From.Volume == (volume.Name{}) {
+	if s.From == nil || s.From.Volume == (volume.Name{}) || s.From.Pool != "" {
 		return volume.Volume{}, fmt.Errorf("%w: volume %s: no volume to clone", volume.ErrInvalid, s.Name)
 	}
 	v := b.plan(s)
@@ -29,7 +29,7 @@ func (b *Backend) Clone(ctx context.Context, s volume.Spec, _ *volume.Progress) 
 		return volume.Volume{}, fmt.Errorf("volume %s: %w", s.Name, err)
 	}
 	switch old, d, err := b.among(all, s.Name); {
-	case err == nil && old.Is(s) && old.Ended.IsZero():
+	case err == nil && old.Is(s) && old.Ended.IsZero() && old.CopiedFrom == volume.Origin{}:
 		return b.finishClone(ctx, old, d.value("origin"))
 	case err == nil:
 		return volume.Volume{}, fmt.Errorf("%w: volume %s belongs to claim %s (uid %s)", volume.ErrExists, s.Name, old.Claim, old.Claim.UID)

@@ -80,7 +80,7 @@ func (b *Backend) owner(p volume.RelPath) (volume.Owner, error) {
 // same as before. Its user may have changed them since; then the volume is made once
 // more, which is no more than setting them again.
 func (b *Backend) isSettled(v volume.Volume, d *dataset) bool {
-	if !b.o.Local || v.ClonedFrom != (volume.Name{}) || d.value("mounted") != "yes" || d.value("mountpoint") != v.Path.Below(b.root) {
+	if !b.o.Local || !isEmpty(v) || d.value("mounted") != "yes" || d.value("mountpoint") != v.Path.Below(b.root) {
 		return false
 	}
 	has, err := b.owner(v.Path)

@@ -53,6 +53,8 @@ var (
 	_ volume.Mounter        = (*Backend)(nil)
 	_ volume.Cloner         = (*Backend)(nil)
 	_ volume.Snapshotter    = (*Backend)(nil)
+	_ volume.Reader         = (*Backend)(nil)
+	_ volume.Filler         = (*Backend)(nil)
 	_ volume.Configurable   = (*Backend)(nil)
 	_ volume.DiscardChecker = (*Backend)(nil)
 )
@@ -189,10 +191,15 @@ func (b *Backend) plan(s volume.Spec) volume.Volume {
 		v.Limit = Limit
 	}
 	v.Dir, v.Rev = path.Join(b.root, v.Path.String()), 1
-	if v.Owner == factory && v.ClonedFrom == (volume.Name{}) {
+	if v.Owner == factory && isEmpty(v) {
 		v.State = volume.StateReady // as soon as it is there
 	}
 	return v
+}
+
+// isEmpty says whether v holds nothing at first, so that it is ready when its owner and mode are set.
+func isEmpty(v volume.Volume) bool {
+	return v.ClonedFrom == volume.Name{} && v.CopiedFrom == volume.Origin{}
 }
 
 // minSize is 64 KiB: what an empty dataset refers to at least.
@@ -212,7 +219,7 @@ func (b *Backend) resume(ctx context.Context, s volume.Spec, why error) (volume.
 		return volume.Volume{}, err
 	case !v.Is(s):
 		return volume.Volume{}, fmt.Errorf("%w: volume %s belongs to claim %s (uid %s)", volume.ErrExists, s.Name, v.Claim, v.Claim.UID)
-	case !v.Ended.IsZero():
+	case !v.Ended.IsZero(), v.CopiedFrom != volume.Origin{} && v.State != volume.StateReady:
 		return volume.Volume{}, fmt.Errorf("%w: volume %s is %s", volume.ErrExists, s.Name, v.State)
 	case s.From != nil:
 		return b.finishClone(ctx, v, d.value("origin"))
@@ -234,7 +241,7 @@ func (b *Backend) settle(ctx context.Context, v volume.Volume) (volume.Volume, e
 		return volume.Volume{}, fmt.Errorf("volume %s: its owner and mode: %w", v.Name, err)
 	}
 	v.State = volume.StateReady
-	if b.o.Local && v.ClonedFrom == (volume.Name{}) {
+	if b.o.Local && isEmpty(v) {
 		return v, nil // as everybody sees by the owner; see isSettled
 	}
 	return b.save(ctx, v)

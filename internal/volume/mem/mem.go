@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -35,6 +36,8 @@ var (
 	_ volume.Cloner     = (*Backend)(nil)
 
 	_ volume.Snapshotter = (*Backend)(nil)
+	_ volume.Reader      = (*Backend)(nil)
+	_ volume.Filler      = (*Backend)(nil)
 )
 
 // Root is where the Dir of each volume is, which is on no file system.
@@ -69,6 +72,45 @@ func (b *Backend) Clone(ctx context.Context, s volume.Spec, _ *volume.Progress) 
 		return volume.Volume{}, fmt.Errorf("%w: nothing to clone", volume.ErrInvalid)
 	}
 	return b.make(s)
+}
+
+// Fill implements volume.Filler.
+func (b *Backend) Fill(ctx context.Context, s volume.Spec, c volume.Content, _ *volume.Progress) (volume.Volume, error) {
+	if err := s.Validate(); err != nil {
+		return volume.Volume{}, err
+	}
+	if err := ctx.Err(); err != nil {
+		return volume.Volume{}, err
+	}
+	if s.From == nil || s.From.Pool == "" {
+		return volume.Volume{}, fmt.Errorf("%w: nothing to copy", volume.ErrInvalid)
+	}
+	v, err := b.Get(ctx, s.Name)
+	if err == nil && !v.CopyOf(s) {
+		return volume.Volume{}, fmt.Errorf("%w: %s was begun with another content", volume.ErrExists, s.Name)
+	}
+	if err != nil || v.State != volume.StateReady {
+		if err := c.Still(ctx); err != nil {
+			return volume.Volume{}, err
+		}
+	}
+	return b.make(s)
+}
+
+// OpenTree implements volume.Reader: it gives an empty folder, which is nowhere.
+func (b *Backend) OpenTree(ctx context.Context, v volume.Volume) (*os.File, error) {
+	if _, err := b.Get(ctx, v.Name); err != nil {
+		return nil, err
+	}
+	at, err := os.MkdirTemp("", "mem-")
+	if err != nil {
+		return nil, err
+	}
+	d, err := os.Open(at)
+	if removed := os.Remove(at); err == nil {
+		err = removed
+	}
+	return d, err
 }
 
 func (b *Backend) make(s volume.Spec) (volume.Volume, error) {

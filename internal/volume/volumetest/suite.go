@@ -54,6 +54,7 @@ func (s Suite) Run(t *testing.T) {
 	s.runArchiver(t)
 	s.runCloner(t)
 	s.runSnapshotter(t)
+	s.runFiller(t)
 }
 
 // Spec is a valid spec of a volume called name.
