@@ -79,7 +79,7 @@ func TestOutcomes(t *testing.T) {
 
 // A pool that is exported is not one whose volumes are gone.
 func TestAMissingParentIsNoMissingVolume(t *testing.T) {
-	b := &Backend{o: Options{Dataset: "tank/v", Runner: &answers{refusalOf("cannot open 'tank/v': dataset does not exist\ncannot open 'tank/v/pvc-1': dataset does not exist")}}}
+	b := &Backend{index: newSnapshotIndex(), o: Options{Dataset: "tank/v", Runner: &answers{refusalOf("cannot open 'tank/v': dataset does not exist\ncannot open 'tank/v/pvc-1': dataset does not exist")}}}
 	n, err := volume.ParseName("pvc-1")
 	if err != nil {
 		t.Fatal(err)

@@ -41,13 +41,9 @@ func (b *Backend) below(ctx context.Context, name string) ([]*dataset, error) {
 // Discard implements volume.Backend. What is renamed into the private dataset inherits
 // from it that it is mounted nowhere, and what is not mounted is not shared.
 func (b *Backend) Discard(ctx context.Context, n volume.Name) error {
-	if name, err := b.findSnapshot(ctx, n); err != nil {
+	if v, name, err := b.snapshotCalled(ctx, n); err != nil {
 		return err
 	} else if name != "" {
-		v, err := b.readSnapshot(ctx, n, name)
-		if err != nil {
-			return err
-		}
 		return b.discardSnapshot(ctx, v, name)
 	}
 	v, d, err := b.read(ctx, n)
@@ -63,14 +59,14 @@ func (b *Backend) Discard(ctx context.Context, n volume.Name) error {
 	switch {
 	case err == nil:
 		b.setDiscarded(n, true)
-		b.snapshotsMoved(d.name, aside)
+		b.index.moved(d.name, aside)
 		b.setShared(d.name, off)
 		return nil
 	case said(err, saysExists):
 		return fmt.Errorf("%w: volume %s: there is another dataset %s already, which has to be purged first: %w", volume.ErrBusy, n, aside, err)
 	case errors.Is(err, volume.ErrUnknown):
 		b.setUnsure(n) // the next question is to tell
-		b.snapshotsUnknown()
+		b.index.lose()
 		return fmt.Errorf("discarding volume %s: %w", n, err)
 	default:
 		return b.refused("discarding", v, err)
@@ -90,13 +86,9 @@ func (b *Backend) rename(ctx context.Context, n volume.Name, d *dataset, to stri
 // Purge implements volume.Backend. No dataset is destroyed together with others: what
 // is in the way is looked at first.
 func (b *Backend) Purge(ctx context.Context, n volume.Name) error {
-	if name, err := b.findSnapshot(ctx, n); err != nil {
+	if v, name, err := b.snapshotCalled(ctx, n); err != nil {
 		return err
 	} else if name != "" {
-		v, err := b.readSnapshot(ctx, n, name)
-		if err != nil {
-			return err
-		}
 		return b.purgeSnapshot(ctx, v, name)
 	}
 	v, d, err := b.read(ctx, n)
@@ -217,7 +209,7 @@ func (b *Backend) promote(ctx context.Context, held []string) error {
 			}
 			// The newest one that has a clone of ours; the other clones are clones of that then.
 			_, err := b.zfs(ctx, "promote", d.name)
-			b.snapshotsUnknown() // they are that one's
+			b.index.lose() // they are that one's
 			return err
 		}
 	}

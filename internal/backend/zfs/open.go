@@ -79,7 +79,7 @@ func look(ctx context.Context, o Options) (_ *Backend, err error) {
 	}
 	b := &Backend{
 		o: o, places: map[volume.Name]volume.RelPath{}, discarded: map[volume.Name]bool{}, unsure: map[volume.Name]bool{},
-		shared: map[string]bool{}, remounted: map[string]bool{}, unmounting: make(chan struct{}, 1),
+		shared: map[string]bool{}, remounted: map[string]bool{}, unmounting: make(chan struct{}, 1), index: newSnapshotIndex(),
 	}
 	all, err := b.ask(ctx, []string{"type", "mounted", "mountpoint", "sharenfs", propRecord}, o.Dataset)
 	if err != nil {

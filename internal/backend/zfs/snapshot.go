@@ -1,6 +1,7 @@
 package zfs
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -59,12 +60,12 @@ func (b *Backend) Snapshot(ctx context.Context, s volume.SnapshotSpec, _ *volume
 	case said(err, saysExists):
 		return volume.Volume{}, fmt.Errorf("%w: snapshot %s is somebody else's: rename or destroy it", volume.ErrForeign, name)
 	case errors.Is(err, volume.ErrUnknown):
-		b.snapshotsUnknown()
+		b.index.lose()
 		return volume.Volume{}, fmt.Errorf("snapshot %s of volume %s: %w", s.Name, s.Of, err)
 	case err != nil:
 		return volume.Volume{}, fmt.Errorf("snapshot %s: %w", s.Name, b.refused("taking a snapshot of", of, err))
 	}
-	b.snapshotAt(s.Name, name)
+	b.index.add(s.Name, name)
 	v.Dir = snapshotDir(d, s.Name)
 	return v, nil
 }
@@ -78,46 +79,46 @@ func snapshotDir(d *dataset, n volume.Name) string {
 	return ""
 }
 
+// listTries is how often snapshots are listed until nothing happens meanwhile that nobody can tell the end of.
+const listTries = 3
+
 // findSnapshot gives the full name of the snapshot n; "" if n is none.
 func (b *Backend) findSnapshot(ctx context.Context, n volume.Name) (string, error) {
-	b.mu.Lock()
-	name, indexed := b.snapshotNames[n], b.snapshotNames != nil
-	b.mu.Unlock()
-	if indexed {
+	if name, known := b.index.find(n); known {
 		return name, nil
 	}
-	for _, err := range b.listSnapshots(ctx) {
-		if errors.Is(err, volume.ErrUnknown) {
-			return "", err
+	select { // there may be tens of thousands, and many who ask
+	case b.index.looking <- struct{}{}:
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
+	defer func() { <-b.index.looking }()
+	for range listTries {
+		if name, known := b.index.find(n); known {
+			return name, nil
+		}
+		for _, err := range b.listSnapshots(ctx) {
+			if errors.Is(err, volume.ErrUnknown) {
+				return "", err
+			}
 		}
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.snapshotNames[n], nil
-}
-
-func (b *Backend) snapshotAt(n volume.Name, name string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.snapshotNames != nil {
-		b.snapshotNames[n] = name
+	if name, known := b.index.find(n); known {
+		return name, nil
 	}
+	return "", fmt.Errorf("%w: whether %s is a snapshot cannot be told just now", volume.ErrBusy, n)
 }
 
-// snapshotsUnknown is for when they may be elsewhere. They are looked for again before the next question.
-func (b *Backend) snapshotsUnknown() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.snapshotNames = nil
-}
-
-// snapshotsMoved says that a dataset has another name, and its snapshots with it.
-func (b *Backend) snapshotsMoved(from, to string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for n, name := range b.snapshotNames {
-		if rest, of := strings.CutPrefix(name, from+"@"); of {
-			b.snapshotNames[n] = to + "@" + rest
+// snapshotCalled gives the snapshot n and its full name; "" if n is none.
+func (b *Backend) snapshotCalled(ctx context.Context, n volume.Name) (v volume.Volume, name string, err error) {
+	for try := 1; ; try++ {
+		if name, err = b.findSnapshot(ctx, n); err != nil || name == "" {
+			return volume.Volume{}, "", err
+		}
+		v, err = b.readSnapshot(ctx, n, name)
+		// Where it was it is not any more. It may be another dataset's, since somebody promoted that.
+		if !errors.Is(err, volume.ErrNotFound) || try == listTries {
+			return v, name, err
 		}
 	}
 }
@@ -134,7 +135,7 @@ func (b *Backend) readSnapshot(ctx context.Context, n volume.Name, name string) 
 	case find(all, b.o.Dataset) == nil:
 		return volume.Volume{}, fmt.Errorf("%w: snapshot %s: the pool's own dataset %s does not exist", volume.ErrUnknown, n, b.o.Dataset)
 	case d == nil:
-		b.snapshotsUnknown() // it may be another dataset's since somebody promoted that
+		b.index.lose()
 		return volume.Volume{}, fmt.Errorf("%w: %s", volume.ErrNotFound, n)
 	}
 	v, ours, err := b.decodeSnapshot(d)
@@ -159,7 +160,7 @@ func (b *Backend) decodeSnapshot(d *dataset) (v volume.Volume, ours bool, err er
 		return volume.Volume{}, false, fmt.Errorf("snapshot %s: its property %s is no record: %w", d.name, propSnapshot, err)
 	}
 	if v.Name.String() != last || v.SnapshotOf == (volume.Name{}) || v.State != volume.StateSnapshot && v.State != volume.StateDiscarded {
-		return volume.Volume{}, false, fmt.Errorf("snapshot %s: its property %s is that of snapshot %s: rename the snapshot back, or remove the property (zfs inherit %s %s)",
+		return volume.Volume{Name: v.Name}, false, fmt.Errorf("snapshot %s: its property %s is that of snapshot %s: rename the snapshot back, or remove the property (zfs inherit %s %s)",
 			d.name, propSnapshot, v.Name, propSnapshot, d.name)
 	}
 	if d.value("defer_destroy") == "on" {
@@ -172,34 +173,42 @@ func (b *Backend) decodeSnapshot(d *dataset) (v volume.Volume, ours bool, err er
 // which there may be hundreds of thousands, zfs prints nothing.
 func (b *Backend) listSnapshots(ctx context.Context) func(yield func(volume.Volume, error) bool) {
 	return func(yield func(volume.Volume, error) bool) {
+		done := b.index.list()
 		out, err := b.zfs(ctx, get([]string{propSnapshot}, "-r", "-slocal", b.o.Dataset)...)
 		if err != nil {
+			done(nil)
 			if ctx.Err() == nil && !errors.Is(err, volume.ErrUnknown) {
 				err = fmt.Errorf("%w: %w", volume.ErrUnknown, err)
 			}
 			yield(volume.Volume{}, err)
 			return
 		}
+		var bad []error
 		all, err := parse(out)
-		if err != nil && !yield(volume.Volume{}, err) {
-			return
+		if err != nil {
+			bad = append(bad, err)
 		}
 		found, at := map[volume.Name]volume.Volume{}, map[volume.Name]string{}
-		var bad []error
 		for _, d := range all {
 			v, ours, err := b.decodeSnapshot(d)
 			switch before := at[v.Name]; {
 			case err != nil:
 				bad = append(bad, err)
+				// What cannot be read is not gone.
+				if n := v.Name; n != (volume.Name{}) && before == "" {
+					at[n] = d.name
+				} else if _, last, _ := strings.Cut(d.name, "@"); n == (volume.Name{}) {
+					if n, err := volume.ParseName(last); err == nil {
+						at[n] = cmp.Or(at[n], d.name)
+					}
+				}
 			case ours && before != "":
 				bad = append(bad, fmt.Errorf("snapshots %s and %s have one name and Berth's property %s: rename one of them, or remove its property (zfs inherit)", before, d.name, propSnapshot))
 			case ours:
 				found[v.Name], at[v.Name] = v, d.name
 			}
 		}
-		b.mu.Lock()
-		b.snapshotNames = at
-		b.mu.Unlock()
+		done(at)
 		for _, err := range bad {
 			if !yield(volume.Volume{}, err) {
 				return
@@ -219,9 +228,7 @@ func (b *Backend) discardSnapshot(ctx context.Context, v volume.Volume, name str
 	if v.State == volume.StateSnapshot {
 		err := b.patiently(ctx, "destroy", name)
 		if err == nil || said(err, saysMissing) {
-			b.mu.Lock()
-			delete(b.snapshotNames, v.Name)
-			b.mu.Unlock()
+			b.index.remove(v.Name)
 			return nil
 		}
 		if !said(err, saysHolds) {
@@ -253,8 +260,12 @@ func (b *Backend) purgeSnapshot(ctx context.Context, v volume.Volume, name strin
 	case find(all, name) != nil:
 		return fmt.Errorf("%w: of snapshot %s; its space is freed when they are deleted", volume.ErrCloned, name)
 	}
-	b.snapshotsUnknown()
-	return nil
+	b.index.lose()
+	elsewhere, err := b.findSnapshot(ctx, v.Name)
+	if err == nil && elsewhere != "" {
+		err = fmt.Errorf("%w: of snapshot %s, which was %s; its space is freed when they are deleted", volume.ErrCloned, elsewhere, name)
+	}
+	return err
 }
 
 // saveSnapshot writes the record of a snapshot, with the next revision.
@@ -270,12 +281,8 @@ func (b *Backend) saveSnapshot(ctx context.Context, v volume.Volume, name string
 	return v, nil
 }
 
-// updateSnapshot is Update for a snapshot.
-func (b *Backend) updateSnapshot(ctx context.Context, v volume.Volume, name string) (volume.Volume, error) {
-	old, err := b.readSnapshot(ctx, v.Name, name)
-	if err != nil {
-		return volume.Volume{}, err
-	}
+// updateSnapshot is Update for a snapshot, which is old now.
+func (b *Backend) updateSnapshot(ctx context.Context, old, v volume.Volume, name string) (volume.Volume, error) {
 	if old.Rev != v.Rev {
 		return volume.Volume{}, fmt.Errorf("%w: the record of snapshot %s is at revision %d, not %d", volume.ErrConflict, v.Name, old.Rev, v.Rev)
 	}

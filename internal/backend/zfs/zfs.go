@@ -40,8 +40,7 @@ type Backend struct {
 	// and not shared.
 	shared, remounted map[string]bool
 	seen              seen
-	// snapshotNames are the full names of our snapshots; nil if they have to be looked for.
-	snapshotNames map[volume.Name]string
+	index             *snapshotIndex
 
 	unmounting chan struct{} // holds one token while something is unmounted
 }
@@ -249,10 +248,8 @@ func (b *Backend) settle(ctx context.Context, v volume.Volume) (volume.Volume, e
 
 // Get implements volume.Backend.
 func (b *Backend) Get(ctx context.Context, n volume.Name) (volume.Volume, error) {
-	if name, err := b.findSnapshot(ctx, n); err != nil {
-		return volume.Volume{}, err
-	} else if name != "" {
-		return b.readSnapshot(ctx, n, name)
+	if v, name, err := b.snapshotCalled(ctx, n); err != nil || name != "" {
+		return v, err
 	}
 	v, _, err := b.read(ctx, n)
 	return v, err
@@ -396,10 +393,10 @@ func (b *Backend) yield(all []*dataset, yield func(volume.Volume, error) bool) (
 
 // Update implements volume.Backend.
 func (b *Backend) Update(ctx context.Context, v volume.Volume) (volume.Volume, error) {
-	if name, err := b.findSnapshot(ctx, v.Name); err != nil {
+	if now, name, err := b.snapshotCalled(ctx, v.Name); err != nil {
 		return volume.Volume{}, err
 	} else if name != "" {
-		return b.updateSnapshot(ctx, v, name)
+		return b.updateSnapshot(ctx, now, v, name)
 	}
 	old, d, err := b.read(ctx, v.Name)
 	if err != nil {
