@@ -26,7 +26,7 @@ func (m *Manager) Create(ctx context.Context, s Spec) (v Volume, err error) {
 		return Volume{}, err
 	}
 	if s.clone() != (Name{}) || s.copied() || m.work.has(s.Name) {
-		return m.work.do(ctx, s.Name, s.Claim, func(ctx context.Context, p *Progress) (Volume, error) { return m.create(ctx, s, p) })
+		return m.work.do(ctx, s.Name, s.Claim.Namespace, s.Claim, func(ctx context.Context, p *Progress) (Volume, error) { return m.create(ctx, s, p) })
 	}
 	return m.create(ctx, s, nil)
 }

@@ -109,6 +109,11 @@ func (b *backend) finish(ctx context.Context, v volume.Volume, err error, state 
 }
 
 func (b *backend) Clone(ctx context.Context, s volume.Spec, p *volume.Progress) (volume.Volume, error) {
+	over, err := p.Turn(ctx)
+	if err != nil {
+		return volume.Volume{}, err
+	}
+	defer over()
 	p.Add(1, 4096)
 	if err := b.j.call(ctx, "Clone", s.Name); err != nil {
 		return volume.Volume{}, err
@@ -127,6 +132,11 @@ func (b *backend) Fill(ctx context.Context, s volume.Spec, c volume.Content, p *
 }
 
 func (b *backend) Snapshot(ctx context.Context, s volume.SnapshotSpec, p *volume.Progress) (volume.Volume, error) {
+	over, err := p.Turn(ctx)
+	if err != nil {
+		return volume.Volume{}, err
+	}
+	defer over()
 	p.Add(1, 4096)
 	if err := b.j.call(ctx, "Snapshot", s.Name); err != nil {
 		return volume.Volume{}, err

@@ -65,7 +65,7 @@ func (m *Manager) Snapshot(ctx context.Context, s SnapshotSpec) (Volume, error) 
 	if m.snaps == nil {
 		return Volume{}, fmt.Errorf("%w: snapshot %s: pool %s takes no snapshots", ErrUnsupported, s.Name, m.pool.Name)
 	}
-	return m.work.do(ctx, s.Name, s, func(ctx context.Context, p *Progress) (Volume, error) { return m.snapshot(ctx, s, p) })
+	return m.work.do(ctx, s.Name, s.Namespace, s, func(ctx context.Context, p *Progress) (Volume, error) { return m.snapshot(ctx, s, p) })
 }
 
 func (m *Manager) snapshot(ctx context.Context, s SnapshotSpec, p *Progress) (v Volume, err error) {

@@ -17,7 +17,12 @@ const workPatience = 10 * time.Second
 var errCanceled = fmt.Errorf("%w: it is being deleted", ErrBusy)
 
 // Progress is how far a copy has got. All methods may be called for nil.
-type Progress struct{ files, bytes atomic.Int64 }
+type Progress struct {
+	files, bytes atomic.Int64
+	waiting      atomic.Bool // for its turn
+	turns        *turns      // nil: it need not wait
+	namespace    string
+}
 
 // Add counts files, which are copied whole, and bytes.
 func (p *Progress) Add(files, bytes int64) {
@@ -38,8 +43,9 @@ func (p *Progress) Copied() (files, bytes int64) {
 
 // work is what goes on in the background, by the name of what it makes.
 type work struct {
-	life context.Context // ends with the Manager's
-	end  context.CancelCauseFunc
+	life  context.Context // ends with the Manager's
+	end   context.CancelCauseFunc
+	turns *turns
 
 	mu      sync.Mutex
 	running map[Name]*task
@@ -57,16 +63,16 @@ type task struct {
 
 func newWork() *work {
 	life, end := context.WithCancelCause(context.Background())
-	return &work{life: life, end: end, running: make(map[Name]*task), barred: make(map[Name]int)}
+	return &work{life: life, end: end, turns: newTurns(), running: make(map[Name]*task), barred: make(map[Name]int)}
 }
 
-// do gives what f makes of n. If that takes long it is ErrPending, and f goes on: the next call asks for the
+// do gives what f makes of n for a namespace. If that takes long it is ErrPending, and f goes on: the next call asks for the
 // same f's result, if it is for the same one; else it is ErrExists. Ending ctx ends only the waiting.
-func (w *work) do(ctx context.Context, n Name, whose any, f func(context.Context, *Progress) (Volume, error)) (Volume, error) {
+func (w *work) do(ctx context.Context, n Name, namespace string, whose any, f func(context.Context, *Progress) (Volume, error)) (Volume, error) {
 	if err := ctx.Err(); err != nil {
 		return Volume{}, err
 	}
-	t, err := w.start(n, whose, f)
+	t, err := w.start(n, namespace, whose, f)
 	if err != nil {
 		return Volume{}, err
 	}
@@ -79,12 +85,16 @@ func (w *work) do(ctx context.Context, n Name, whose any, f func(context.Context
 	case <-patience.C:
 	case <-ctx.Done():
 	}
+	if t.progress.waiting.Load() {
+		return Volume{}, fmt.Errorf("%w: volume %s is copied when others are done: %d copies are made at a time, %d of one namespace",
+			ErrPending, n, copiesAtATime, copiesOfANamespace)
+	}
 	files, bytes := t.progress.Copied()
 	return Volume{}, fmt.Errorf("%w: volume %s is being copied, %d files with %d bytes up to now", ErrPending, n, files, bytes)
 }
 
 // start gives the task of n, which it begins if there is none.
-func (w *work) start(n Name, whose any, f func(context.Context, *Progress) (Volume, error)) (*task, error) {
+func (w *work) start(n Name, namespace string, whose any, f func(context.Context, *Progress) (Volume, error)) (*task, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.barred[n] > 0 {
@@ -102,6 +112,7 @@ func (w *work) start(n Name, whose any, f func(context.Context, *Progress) (Volu
 	}
 	ctx, cancel := context.WithCancelCause(w.life)
 	t := &task{whose: whose, cancel: cancel, ended: make(chan struct{})}
+	t.progress.turns, t.progress.namespace = w.turns, namespace
 	w.running[n] = t
 	go func() {
 		defer close(t.ended)

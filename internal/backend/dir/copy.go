@@ -15,6 +15,11 @@ import (
 // copyTree copies what is in from into to, which is empty. What would be missing in the
 // copy is an error, since nobody could tell the copy from a whole one.
 func (b *Backend) copyTree(ctx context.Context, from, to *os.File, p *volume.Progress) error {
+	over, err := p.Turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer over()
 	done, err := copytree.Copy(ctx, from, to, copytree.Options{Progress: p})
 	if b.onNFS && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)) {
 		return fmt.Errorf("%w: the NFS server does not let root read or write everything (root_squash); "+

@@ -88,6 +88,11 @@ func (b *Backend) copyInto(ctx context.Context, v volume.Volume, c volume.Conten
 		return err
 	}
 	defer to.Close()
+	over, err := p.Turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer over()
 	done, err := copytree.Copy(ctx, c.Tree, to, copytree.Options{Progress: p})
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		return fmt.Errorf("%w: volume %s: %w", volume.ErrNoSpace, v.Name, err)
