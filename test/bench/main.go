@@ -148,7 +148,7 @@ type sizes struct {
 }
 
 var (
-	fullSizes  = sizes{claims: 300, turns: 4, repeats: 4, singles: 20, resting: 1000, few: 10, many: 5000, creations: 500, commands: 200, manyKernel: 1000, publishTurns: 15, manyZFS: 500, zfsTurns: 10, purgeFiles: 5000, purgeFew: 1000, purgeTurns: 6, shareFiles: 200_000, shareTurns: 1, copyTurns: 10, copyMiB: 64, cloneTurns: 15, cloneGiB: 10, restarts: 3, restPatience: 60 * time.Second}
+	fullSizes  = sizes{claims: 300, turns: 4, repeats: 4, singles: 20, resting: 1000, few: 10, many: 5000, creations: 500, commands: 200, manyKernel: 1000, publishTurns: 15, manyZFS: 500, zfsTurns: 10, purgeFiles: 5000, purgeFew: 1000, purgeTurns: 6, shareFiles: 200_000, shareTurns: 1, copyTurns: 10, copyMiB: 64, cloneTurns: 40, cloneGiB: 10, restarts: 3, restPatience: 60 * time.Second}
 	quickSizes = sizes{claims: 50, turns: 1, singles: 5, resting: 100, few: 10, many: 500, creations: 30, commands: 20, manyKernel: 100, publishTurns: 1, manyZFS: 30, zfsTurns: 3, purgeFiles: 1000, purgeFew: 100, purgeTurns: 2, shareFiles: 5000, shareTurns: 1, copyTurns: 2, copyMiB: 8, cloneTurns: 3, cloneGiB: 1, restarts: 1, restPatience: 5 * time.Second}
 )
 

@@ -136,10 +136,7 @@ func (b *Backend) cloneSubvolume(v *volume.Volume, source *os.File) error {
 	if err := own(v, d); err != nil {
 		return err
 	}
-	if err := b.limiter.limit(v, d); err != nil {
-		return err
-	}
-	return b.limiter.settle(*v, d)
+	return subvolumes{b}.settleClone(v, d)
 }
 
 // fits says whether what is in v, which is a clone, is within v's limit: a snapshot of btrfs is

@@ -89,8 +89,15 @@ func TestAFullSubvolumeIsRestoredToTheSameSize(t *testing.T) {
 	takeSnapshot(t, p, "snap-1", "pvc-1")
 	s := volumetest.RestoreSpec(t, "pvc-2", "snap-1", "pvc-1")
 	s.Size = 16 << 20
-	if _, err := p.Clone(t.Context(), s, nil); err != nil {
-		t.Error(err)
+	restored, err := p.Clone(t.Context(), s, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if u, err := p.Usage(t.Context(), restored); err != nil || u.LimitBytes != 16<<20 || restored.QuotaID == v.QuotaID || restored.Limit != dir.LimitBtrfs {
+		t.Errorf("restored as %+v, with a limit of %d bytes, %v", restored, u.LimitBytes, err)
+	}
+	if err := write(filepath.Join(restored.Dir, "more"), 1); !errors.Is(err, unix.EDQUOT) {
+		t.Errorf("writing beyond the size: got error %v, want %v", err, unix.EDQUOT)
 	}
 	s = volumetest.RestoreSpec(t, "pvc-3", "snap-1", "pvc-1")
 	s.Size = 8 << 20

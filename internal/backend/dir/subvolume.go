@@ -78,6 +78,26 @@ func (s subvolumes) settle(v volume.Volume, built *os.File) error {
 	return btrfs.Commit(built)
 }
 
+// settleClone is limit and settle for a snapshot that was just made. It has the limit of what it was
+// made of, and that is as durable as itself: most clones are of the same size, and need no second commit.
+func (s subvolumes) settleClone(v *volume.Volume, built *os.File) error {
+	if !s.b.enforces() {
+		return s.settle(*v, built)
+	}
+	id, _, err := btrfs.SubvolumeID(built)
+	if err != nil {
+		return err
+	}
+	if _, limit, err := btrfs.Usage(s.b.rootDir, id); err == nil && limit == uint64(v.Size) {
+		v.QuotaID, v.Limit = id, LimitBtrfs
+		return built.Sync() // for its owner and mode
+	}
+	if err := s.limit(v, built); err != nil {
+		return err
+	}
+	return s.settle(*v, built)
+}
+
 func (subvolumes) notice(*volume.Volume) error { return nil }
 
 func (s subvolumes) resize(v volume.Volume) error {
