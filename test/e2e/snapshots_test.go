@@ -22,9 +22,8 @@ type storage struct {
 	pool  string // its configuration
 	at    func(*v1.PersistentVolume) string
 	empty func() // waits until nothing is left
-	// sourceLast: the snapshotted claim is deleted after those that were restored. zfs-fuse, unlike OpenZFS, does
-	// not rename a dataset while one of its clones is in use.
-	sourceLast bool
+	// unused does something with volumes of which others were restored that nobody uses meanwhile.
+	unused func(do func(), restored ...*v1.PersistentVolume)
 }
 
 // onEach runs a test on storage that takes snapshots by itself, and on storage that copies.
@@ -42,15 +41,23 @@ func onDatasets(s *site) storage {
 	return storage{
 		pool:  "name: a, zfs: {dataset: " + parent + ", sizing: quota, node: zfs-1}, exporter: none",
 		at:    func(pv *v1.PersistentVolume) string { return s.mountpoint(parent, pv) },
-		empty: func() { s.untilNoDatasets(parent) }, sourceLast: true,
+		empty: func() { s.untilNoDatasets(parent) },
+		unused: func(do func(), restored ...*v1.PersistentVolume) {
+			var clones []string
+			for _, pv := range restored {
+				clones = append(clones, parent+"/"+pv.Name)
+			}
+			s.whileUnmounted(do, clones...)
+		},
 	}
 }
 
 func onDirectories(s *site) storage {
 	return storage{
-		pool:  "name: a, dir: {root: " + s.options.Root + "}",
-		at:    func(pv *v1.PersistentVolume) string { return filepath.Join(s.options.Root, pv.Name) },
-		empty: s.untilEmpty,
+		pool:   "name: a, dir: {root: " + s.options.Root + "}",
+		at:     func(pv *v1.PersistentVolume) string { return filepath.Join(s.options.Root, pv.Name) },
+		empty:  s.untilEmpty,
+		unused: func(do func(), _ ...*v1.PersistentVolume) { do() },
 	}
 }
 
@@ -163,13 +170,10 @@ func snapshotsOfClaims(s *site, on storage) {
 	})
 	s.kubectl("delete", "--timeout="+patience.String(), "volumesnapshot", "odd")
 
-	deleteSource := func() {
+	on.unused(func() {
 		s.deleteClaim("data")
 		s.volumeGone(data.Name)
-	}
-	if !on.sourceLast {
-		deleteSource()
-	}
+	}, again)
 	s.kubectl("delete", "--timeout="+patience.String(), "volumesnapshot", "first")
 	if _, err := shared.cluster.Kubectl(t.Context(), "get", "volumesnapshotcontent", content); err == nil || !strings.Contains(err.Error(), "NotFound") {
 		t.Errorf("its content is still there: %v", err)
@@ -179,9 +183,6 @@ func snapshotsOfClaims(s *site, on storage) {
 	}
 	s.deleteClaim("again")
 	s.volumeGone(again.Name)
-	if on.sourceLast {
-		deleteSource()
-	}
 	on.empty()
 }
 
