@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	"github.com/berth-storage/berth/internal/volume"
@@ -167,15 +168,26 @@ func (b *Backend) release(ctx context.Context, n volume.Name, origin string) err
 }
 
 // sweep destroys the snapshots of clones that never came to be, and has those of others
-// go with them. all is everything there is.
-func (b *Backend) sweep(ctx context.Context, all []*dataset) error {
-	for _, d := range all {
-		clone := d.local(propClone)
-		if clone == "" || d.value("defer_destroy") == "on" || !strings.HasSuffix(d.name, clonePrefix+clone) {
-			continue
+// go with them. found are all that may be such.
+func (b *Backend) sweep(ctx context.Context, found []*dataset) error {
+	var names []string
+	for _, d := range found {
+		if clone := d.local(propClone); clone != "" && strings.HasSuffix(d.name, clonePrefix+clone) {
+			names = append(names, d.name)
 		}
-		if err := b.destroySnapshot(ctx, d.name); err != nil {
-			return fmt.Errorf("snapshot %s, which a clone was to be made from: %w", d.name, meaning(err))
+	}
+	for some := range slices.Chunk(names, together) {
+		all, err := b.ask(ctx, []string{"defer_destroy"}, some...)
+		if err != nil {
+			return fmt.Errorf("snapshots that clones were made from: %w", meaning(err))
+		}
+		for _, d := range all {
+			if d.value("defer_destroy") == "on" {
+				continue
+			}
+			if err := b.destroySnapshot(ctx, d.name); err != nil {
+				return fmt.Errorf("snapshot %s, which a clone was to be made from: %w", d.name, meaning(err))
+			}
 		}
 	}
 	return nil

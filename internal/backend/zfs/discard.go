@@ -53,13 +53,13 @@ func (b *Backend) Discard(ctx context.Context, n volume.Name) error {
 	if v.State == volume.StateDiscarded {
 		return nil
 	}
-	aside := b.aside(n)
+	aside, listed := b.aside(n), b.index.moving()
 	err = b.rename(ctx, n, d, aside)
 	b.forget(d.name)
 	switch {
 	case err == nil:
 		b.setDiscarded(n, true)
-		b.index.moved(d.name, aside)
+		b.index.moved(d.name, aside, listed)
 		b.setShared(d.name, off)
 		return nil
 	case said(err, saysExists):
@@ -172,6 +172,7 @@ func (b *Backend) snapshots(ctx context.Context, v volume.Volume, name string) (
 		case !strings.HasPrefix(s.name, name+"@"):
 			return nil, fmt.Errorf("%w: volume %s is not purged: there is a dataset in it, %s, which Berth did not make: move it (zfs rename), or destroy it", volume.ErrBusy, v.Name, s.name)
 		case s.value("defer_destroy") == "on" || s.local(propSnapshot) != "":
+			b.index.check(s)
 			held = append(held, s.name)
 		default:
 			destroyed = true

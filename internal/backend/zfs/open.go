@@ -43,7 +43,7 @@ func Open(ctx context.Context, o Options) (_ *Backend, err error) {
 	if err := b.openPrivate(ctx); err != nil {
 		return nil, fmt.Errorf("dataset %s: %w", b.private(), err)
 	}
-	all, err := b.below(ctx, o.Dataset)
+	all, err := b.ask(ctx, []string{propRecord, "mounted", "mountpoint"}, "-d1", o.Dataset, b.private())
 	if err != nil {
 		return nil, fmt.Errorf("dataset %s: %w", o.Dataset, err)
 	}
@@ -53,7 +53,13 @@ func Open(ctx context.Context, o Options) (_ *Backend, err error) {
 			b.mountUnsettled(ctx, v)
 		}
 	}
-	return b, b.sweep(ctx, all)
+	l := b.index.list()
+	defer b.index.end(l, nil)
+	found, err := b.ourSnapshots(ctx, l, all)
+	if err != nil {
+		return nil, fmt.Errorf("dataset %s: its snapshots: %w", o.Dataset, err)
+	}
+	return b, b.sweep(ctx, found)
 }
 
 // View is a pool to look at. It makes nothing there and takes no lock, so that it works

@@ -28,15 +28,8 @@ func (b *Backend) Snapshot(ctx context.Context, s volume.SnapshotSpec, _ *volume
 	if err := s.Validate(); err != nil {
 		return volume.Volume{}, err
 	}
-	switch old, err := b.Get(ctx, s.Name); {
-	case err == nil && !old.IsSnapshot(s):
-		return volume.Volume{}, fmt.Errorf("%w: %s is something else, that of claim %s", volume.ErrExists, s.Name, old.Claim)
-	case err == nil && old.State != volume.StateSnapshot:
-		return volume.Volume{}, fmt.Errorf("%w: snapshot %s is %s", volume.ErrBusy, s.Name, old.State)
-	case err == nil:
-		return old, nil
-	case !errors.Is(err, volume.ErrNotFound):
-		return volume.Volume{}, err
+	if old, err := b.takenBefore(ctx, s); !errors.Is(err, volume.ErrNotFound) {
+		return old, err
 	}
 	of, d, err := b.read(ctx, s.Of)
 	if err == nil && of.State != volume.StateReady {
@@ -57,8 +50,13 @@ func (b *Backend) Snapshot(ctx context.Context, s volume.SnapshotSpec, _ *volume
 	}
 	_, err = b.zfs(ctx, "snapshot", "-o", propSnapshot+"="+record, name)
 	switch {
-	case said(err, saysExists):
-		return volume.Volume{}, fmt.Errorf("%w: snapshot %s is somebody else's: rename or destroy it", volume.ErrForeign, name)
+	case said(err, saysExists): // perhaps by a command whose outcome was not known
+		b.index.lose()
+		old, err := b.takenBefore(ctx, s)
+		if errors.Is(err, volume.ErrNotFound) {
+			err = fmt.Errorf("%w: snapshot %s is somebody else's: rename or destroy it", volume.ErrForeign, name)
+		}
+		return old, err
 	case errors.Is(err, volume.ErrUnknown):
 		b.index.lose()
 		return volume.Volume{}, fmt.Errorf("snapshot %s of volume %s: %w", s.Name, s.Of, err)
@@ -68,6 +66,20 @@ func (b *Backend) Snapshot(ctx context.Context, s volume.SnapshotSpec, _ *volume
 	b.index.add(s.Name, name)
 	v.Dir = snapshotDir(d, s.Name)
 	return v, nil
+}
+
+// takenBefore gives the snapshot of s if it is there.
+func (b *Backend) takenBefore(ctx context.Context, s volume.SnapshotSpec) (volume.Volume, error) {
+	old, err := b.Get(ctx, s.Name)
+	switch {
+	case err != nil:
+		return volume.Volume{}, err
+	case !old.IsSnapshot(s):
+		return volume.Volume{}, fmt.Errorf("%w: %s is something else, that of claim %s", volume.ErrExists, s.Name, old.Claim)
+	case old.State != volume.StateSnapshot:
+		return volume.Volume{}, fmt.Errorf("%w: snapshot %s is %s", volume.ErrBusy, s.Name, old.State)
+	}
+	return old, nil
 }
 
 // snapshotDir is where clients and this host see what is in a snapshot, if its volume d is mounted. It
@@ -97,7 +109,13 @@ func (b *Backend) findSnapshot(ctx context.Context, n volume.Name) (string, erro
 		if name, known := b.index.find(n); known {
 			return name, nil
 		}
-		for _, err := range b.listSnapshots(ctx) {
+		l := b.index.list()
+		all, err := b.ask(ctx, []string{"type"}, "-d1", b.o.Dataset, b.private())
+		if err != nil {
+			b.index.end(l, nil)
+			return "", untold(ctx, err)
+		}
+		for _, err := range b.listSnapshots(ctx, l, all) {
 			if errors.Is(err, volume.ErrUnknown) {
 				return "", err
 			}
@@ -153,7 +171,7 @@ func (b *Backend) readSnapshot(ctx context.Context, n volume.Name, name string) 
 func (b *Backend) decodeSnapshot(d *dataset) (v volume.Volume, ours bool, err error) {
 	record := d.local(propSnapshot)
 	of, last, isSnapshot := strings.Cut(d.name, "@")
-	if parent := path.Dir(of); record == "" || !isSnapshot || parent != b.o.Dataset && parent != b.private() {
+	if record == "" || !isSnapshot || !b.hasVolumes(path.Dir(of)) {
 		return v, false, nil
 	}
 	if err := json.Unmarshal([]byte(record), &v); err != nil {
@@ -169,25 +187,64 @@ func (b *Backend) decodeSnapshot(d *dataset) (v volume.Volume, ours bool, err er
 	return v, true, nil
 }
 
-// listSnapshots gives every snapshot that is ours, and notes where they are. Of the others, of
-// which there may be hundreds of thousands, zfs prints nothing.
-func (b *Backend) listSnapshots(ctx context.Context) func(yield func(volume.Volume, error) bool) {
-	return func(yield func(volume.Volume, error) bool) {
-		done := b.index.list()
-		out, err := b.zfs(ctx, get([]string{propSnapshot}, "-r", "-slocal", b.o.Dataset)...)
-		if err != nil {
-			done(nil)
-			if ctx.Err() == nil && !errors.Is(err, volume.ErrUnknown) {
-				err = fmt.Errorf("%w: %w", volume.ErrUnknown, err)
+// hasVolumes says whether a dataset is one whose children are volumes.
+func (b *Backend) hasVolumes(name string) bool { return name == b.o.Dataset || name == b.private() }
+
+// together is how many datasets, or snapshots, one command is asked about. ZFS looks at every
+// snapshot of a dataset for one property of it, and administrators have thousands in each: of all datasets at once a
+// command would take longer than it may.
+const together = 50
+
+// ourSnapshots gives those that have a property of Berth's, of datasets among all. Of the others, of which there may
+// be hundreds of thousands, zfs prints nothing.
+func (b *Backend) ourSnapshots(ctx context.Context, l *listing, all []*dataset) ([]*dataset, error) {
+	if find(all, b.o.Dataset) == nil {
+		return nil, fmt.Errorf("%w: the pool's dataset %s does not exist", volume.ErrUnknown, b.o.Dataset)
+	}
+	var hosts []string
+	for _, d := range all {
+		if b.hasVolumes(path.Dir(d.name)) && !d.isSnapshot() {
+			hosts = append(hosts, d.name)
+		}
+	}
+	byHost := map[string][]*dataset{}
+	for ; len(hosts) > 0; hosts = b.index.again(l) {
+		for some := range slices.Chunk(hosts, together) {
+			all, err := b.ask(ctx, []string{propClone, propSnapshot}, append([]string{"-d1", "-slocal"}, some...)...)
+			if err != nil {
+				return nil, err
 			}
-			yield(volume.Volume{}, err)
+			for _, host := range some {
+				delete(byHost, host)
+			}
+			for _, d := range all {
+				host, _, _ := strings.Cut(d.name, "@")
+				byHost[host] = append(byHost[host], d)
+			}
+		}
+	}
+	return slices.Concat(slices.Collect(maps.Values(byHost))...), nil
+}
+
+// untold is err of a command that should have told of everything: that it did not is no answer.
+func untold(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() == nil && !errors.Is(err, volume.ErrUnknown) {
+		return fmt.Errorf("%w: %w", volume.ErrUnknown, err)
+	}
+	return err
+}
+
+// listSnapshots gives every snapshot that is ours, and notes where they are. datasets are those that there
+// were when l had begun, which it ends.
+func (b *Backend) listSnapshots(ctx context.Context, l *listing, datasets []*dataset) func(yield func(volume.Volume, error) bool) {
+	return func(yield func(volume.Volume, error) bool) {
+		defer b.index.end(l, nil)
+		all, err := b.ourSnapshots(ctx, l, datasets)
+		if err != nil {
+			yield(volume.Volume{}, untold(ctx, err))
 			return
 		}
 		var bad []error
-		all, err := parse(out)
-		if err != nil {
-			bad = append(bad, err)
-		}
 		found, at := map[volume.Name]volume.Volume{}, map[volume.Name]string{}
 		for _, d := range all {
 			v, ours, err := b.decodeSnapshot(d)
@@ -208,7 +265,7 @@ func (b *Backend) listSnapshots(ctx context.Context) func(yield func(volume.Volu
 				found[v.Name], at[v.Name] = v, d.name
 			}
 		}
-		done(at)
+		b.index.end(l, at)
 		for _, err := range bad {
 			if !yield(volume.Volume{}, err) {
 				return

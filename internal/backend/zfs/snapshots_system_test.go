@@ -5,9 +5,12 @@ package zfs_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/berth-storage/berth/internal/backend/zfs"
 	"github.com/berth-storage/berth/internal/volume"
@@ -122,7 +125,11 @@ func TestASnapshotThatCannotBeReadIsNotGone(t *testing.T) {
 // What they find may be as large as the whole pool's records.
 func TestOneListsSnapshotsForAllWhoAsk(t *testing.T) {
 	r := &slow{Runner: here}
-	b := open(t, zfs.Options{Dataset: parent(t), Local: true, Runner: r})
+	o := zfs.Options{Dataset: parent(t), Local: true, Runner: r}
+	b := open(t, o)
+	made(t, b, "pvc-1")
+	b.Close()
+	b, r.listed = open(t, o), 0
 	var asking sync.WaitGroup
 	for range 20 {
 		asking.Go(func() {
@@ -134,5 +141,93 @@ func TestOneListsSnapshotsForAllWhoAsk(t *testing.T) {
 	asking.Wait()
 	if r.listed != 1 {
 		t.Errorf("listed %d times", r.listed)
+	}
+}
+
+// All snapshots are found, of however many volumes, among those of others.
+func TestSnapshotsAreFoundAmongOthers(t *testing.T) {
+	dataset := parent(t)
+	b := open(t, zfs.Options{Dataset: dataset, Local: true, Sizing: volume.SizingIgnore})
+	var want []string
+	for i := range 55 { // more than one command is asked about
+		v, s := fmt.Sprint("pvc-", i), fmt.Sprint("snap-", i)
+		made(t, b, v)
+		taken(t, b, s, v)
+		want = append(want, v, s)
+	}
+	slices.Sort(want)
+	zfsRun(t, "snapshot", "-r", dataset+"@theirs")
+	var got []string
+	for v, err := range b.List(t.Context()) {
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		got = append(got, v.Name.String())
+	}
+	slices.Sort(got)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("listed (-want +got):\n%s", diff)
+	}
+}
+
+// late is a Runner whose snapshots are taken when nobody waits for them any more: the first before the second.
+type late struct {
+	zfs.Runner
+	first []string
+}
+
+func (l *late) Output(ctx context.Context, argv []string) ([]byte, error) {
+	if argv[1] != "snapshot" {
+		return l.Runner.Output(ctx, argv)
+	}
+	if l.first == nil {
+		l.first = argv
+		return nil, errors.New("the connection was lost")
+	}
+	if _, err := l.Runner.Output(ctx, l.first); err != nil {
+		return nil, err
+	}
+	return l.Runner.Output(ctx, argv)
+}
+
+func TestASnapshotThatIsTakenLateIsFound(t *testing.T) {
+	b := open(t, zfs.Options{Dataset: parent(t), Local: true, Runner: &late{Runner: here}})
+	made(t, b, "pvc-1")
+	s := volumetest.SnapshotSpec(t, "snap-1", "pvc-1")
+	if _, err := b.Snapshot(t.Context(), s, nil); !errors.Is(err, volume.ErrUnknown) {
+		t.Errorf("while nobody knows: got error %v, want %v", err, volume.ErrUnknown)
+	}
+	taken(t, b, "snap-1", "pvc-1")
+	if v, err := b.Get(t.Context(), s.Name); err != nil || !v.IsSnapshot(s) {
+		t.Errorf("it is %+v, %v", v, err)
+	}
+}
+
+// One that is taken so late that nobody asks for it again is known when its volume is to be freed.
+func TestASnapshotThatNobodyAskedForAgainIsFound(t *testing.T) {
+	dataset := parent(t)
+	l := &late{Runner: here}
+	b := open(t, zfs.Options{Dataset: dataset, Local: true, Runner: l})
+	v := made(t, b, "pvc-1")
+	s := volumetest.SnapshotSpec(t, "snap-1", "pvc-1")
+	if _, err := b.Snapshot(t.Context(), s, nil); !errors.Is(err, volume.ErrUnknown) {
+		t.Errorf("got error %v, want %v", err, volume.ErrUnknown)
+	}
+	if _, err := b.Get(t.Context(), s.Name); !errors.Is(err, volume.ErrNotFound) {
+		t.Errorf("before it is there: got error %v, want %v", err, volume.ErrNotFound)
+	}
+	zfsRun(t, l.first[1:]...)
+	if err := b.Discard(t.Context(), v.Name); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Purge(t.Context(), v.Name); !errors.Is(err, volume.ErrCloned) {
+		t.Errorf("Purge: got error %v, want %v", err, volume.ErrCloned)
+	}
+	if err := errors.Join(b.Discard(t.Context(), s.Name), b.Purge(t.Context(), v.Name)); err != nil { // as the scavenger does
+		t.Error(err)
+	}
+	if left := zfsRun(t, "list", "-H", "-r", "-t", "all", "-o", "name", dataset); left != dataset+"\n"+dataset+"/.berth" {
+		t.Errorf("left are\n%s", left)
 	}
 }

@@ -336,16 +336,15 @@ func find(all []*dataset, name string) *dataset {
 // List implements volume.Backend.
 func (b *Backend) List(ctx context.Context) iter.Seq2[volume.Volume, error] {
 	return func(yield func(volume.Volume, error) bool) {
+		l := b.index.list()
+		defer b.index.end(l, nil)
 		// In this order, which zfs keeps to: what is discarded meanwhile is in both, and never in none.
 		out, err := b.zfs(ctx, get(volumeProperties, "-d1", b.o.Dataset, b.private())...)
 		if exit, refused := errors.AsType[*run.ExitError](err); refused && b.identity == "" && said(err, saysMissing) {
 			out, err = exit.Stdout, nil // looked at, and never opened yet
 		}
 		if err != nil {
-			if ctx.Err() == nil && !errors.Is(err, volume.ErrUnknown) {
-				err = fmt.Errorf("%w: %w", volume.ErrUnknown, err)
-			}
-			yield(volume.Volume{}, err)
+			yield(volume.Volume{}, untold(ctx, err))
 			return
 		}
 		all, err := parse(out)
@@ -359,7 +358,7 @@ func (b *Backend) List(ctx context.Context) iter.Seq2[volume.Volume, error] {
 		if !b.yield(all, yield) {
 			return
 		}
-		b.listSnapshots(ctx)(yield)
+		b.listSnapshots(ctx, l, all)(yield)
 	}
 }
 

@@ -317,9 +317,8 @@ func TestPropertiesAreSet(t *testing.T) {
 func TestAReceivedPoolIsACopyUntilItIsSaid(t *testing.T) {
 	from, to := parent(t), parent(t)+"/copy"
 	b := open(t, zfs.Options{Dataset: from, Local: true})
-	if _, err := b.Create(t.Context(), volumetest.Spec(t, "pvc-1")); err != nil {
-		t.Fatal(err)
-	}
+	made(t, b, "pvc-1")
+	snapshot := taken(t, b, "snap-1", "pvc-1")
 	shell := func(script string) {
 		t.Helper()
 		if out, err := exec.CommandContext(t.Context(), "sh", "-ec", script).CombinedOutput(); err != nil {
@@ -344,6 +343,9 @@ func TestAReceivedPoolIsACopyUntilItIsSaid(t *testing.T) {
 	copied := open(t, zfs.Options{Dataset: to, Local: true})
 	if v, err := copied.Get(t.Context(), name(t, "pvc-1")); err != nil || v.State != volume.StateReady || copied.Identity() != b.Identity() {
 		t.Errorf("afterwards: got %+v, %v, of pool %s", v, err, copied.Identity())
+	}
+	if v, err := copied.Get(t.Context(), snapshot.Name); err != nil || v.State != volume.StateSnapshot {
+		t.Errorf("afterwards its snapshot is %+v, %v", v, err)
 	}
 }
 
