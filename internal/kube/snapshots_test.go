@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -491,7 +492,8 @@ func TestFrontEndServesSnapshots(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	if diff := cmp.Diff([]string{shotName + " " + clusterUID}, volumes.unshot); diff != "" {
+	// Once more by who does not see yet that it is done.
+	if diff := cmp.Diff([]string{shotName + " " + clusterUID}, slices.Compact(volumes.unshot)); diff != "" {
 		t.Errorf("deleted (-want +got):\n%s", diff)
 	}
 }
