@@ -130,9 +130,9 @@ var ErrNotEmpty = errors.New("the folder to copy to is not empty")
 //
 // An error leaves what was copied so far. Most of them are an *Error. The names in
 // one folder are held in memory, and so is each file with several names until
-// all of them were met.
+// all of them were met: ErrTooMuch if these are millions, or folders lie in each other by thousands.
 func Copy(ctx context.Context, from, to *os.File, o Options) (Copied, error) {
-	c := copier{ctx: ctx, sharing: o.Sharing, progress: o.Progress, linked: map[identity]*linked{}, lost: map[string]*Loss{}}
+	c := newCopier(ctx, o)
 	err := c.copy(from, to)
 	done := Copied{
 		Files: c.names.Load(), Bytes: c.bytes.Load(), Shared: c.shared.Load(), Lost: c.losses(),
@@ -140,11 +140,29 @@ func Copy(ctx context.Context, from, to *os.File, o Options) (Copied, error) {
 	return done, err
 }
 
+// ErrTooMuch says that what is to be copied has more of something than this process has room for.
+var ErrTooMuch = errors.New("it is more than Berth copies")
+
+// limits are what a tenant could make without end, and a copy has to remember.
+type limits struct {
+	depth int // of folders in each other
+	names int // in one folder
+	links int // files that have names which were not met yet
+}
+
+// most is far beyond what people have: programs reach 2,047 folders by one path.
+var most = limits{depth: 8192, names: 4 << 20, links: 4 << 20}
+
+func newCopier(ctx context.Context, o Options) *copier {
+	return &copier{ctx: ctx, sharing: o.Sharing, progress: o.Progress, most: most, linked: map[identity]*linked{}, lost: map[string]*Loss{}}
+}
+
 // copier is at work on one copy.
 type copier struct {
 	ctx      context.Context
 	sharing  Sharing
 	progress Progress
+	most     limits
 	// What Copied has.
 	names, bytes, shared atomic.Int64
 	target               identity // of the folder to copy to

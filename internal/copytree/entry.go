@@ -2,6 +2,7 @@ package copytree
 
 import (
 	"errors"
+	"fmt"
 
 	"golang.org/x/sys/unix"
 )
@@ -75,19 +76,21 @@ func (c *copier) tryEntry(f *folder, name string) (isFolder bool, err error) {
 
 // linked is a file with several names, of which one is in the target.
 type linked struct {
-	folder *folder // of that name, which is not open if the copy is done with it
-	name   string
-	stat   unix.Statx_t
-	seen   uint32 // of its names
+	folder       *folder // of that name, which is not open if the copy is done with it
+	name         string
+	mode         uint16
+	seen         uint32 // of its names
+	size         uint64
+	btime, mtime unix.StatxTimestamp
 }
 
 // same says that s is of the same file, and not of one that got the inode of that later.
 // Where nobody knows when a file was born it must not have changed either.
 func (l *linked) same(s *unix.Statx_t) bool {
-	if l.stat.Mode&unix.S_IFMT != s.Mode&unix.S_IFMT || l.stat.Btime != s.Btime {
+	if l.mode&unix.S_IFMT != s.Mode&unix.S_IFMT || l.btime != s.Btime {
 		return false
 	}
-	return s.Mask&unix.STATX_BTIME != 0 || l.stat.Mtime == s.Mtime && l.stat.Size == s.Size
+	return s.Mask&unix.STATX_BTIME != 0 || l.mtime == s.Mtime && l.size == s.Size
 }
 
 // several copies a file that has other names, or gives its copy one more name.
@@ -119,9 +122,12 @@ func (c *copier) several(f *folder, name string, e inode, s *unix.Statx_t) error
 
 // first copies a file that has other names, which are to be links to this one.
 func (c *copier) first(f *folder, name string, e inode, s *unix.Statx_t) error {
+	if len(c.linked) >= c.most.links {
+		return c.failed("remembering the other names of", f, name, fmt.Errorf("%w: %d files with several names", ErrTooMuch, len(c.linked)))
+	}
 	err := c.file(f, name, e, s)
 	if err == nil {
-		c.linked[identityOf(s)] = &linked{folder: f, name: name, stat: *s, seen: 1}
+		c.linked[identityOf(s)] = &linked{folder: f, name: name, seen: 1, mode: s.Mode, size: s.Size, btime: s.Btime, mtime: s.Mtime}
 	}
 	return err
 }

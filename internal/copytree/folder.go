@@ -2,6 +2,8 @@ package copytree
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -25,7 +27,8 @@ const (
 	maxTries = 20
 	// workers copy files of one folder at the same time. On a share each of them waits for the
 	// server most of the time; in one folder of a disk many get in each other's way.
-	workers = 4
+	workers      = 4
+	namesAtATime = 4096
 	// filesPerWorker are enough to start one more.
 	filesPerWorker = 8
 )
@@ -142,10 +145,26 @@ func isChange(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ESTALE)
 }
 
+// list reads the names in f, which is open.
+func (c *copier) list(f *folder) (names []string, err error) {
+	for {
+		more, err := f.open[source].Readdirnames(namesAtATime)
+		names = append(names, more...)
+		switch {
+		case errors.Is(err, io.EOF):
+			return names, nil
+		case err != nil:
+			return names, err
+		case len(names) > c.most.names:
+			return nil, fmt.Errorf("%w: more than %d names in one folder", ErrTooMuch, c.most.names)
+		}
+	}
+}
+
 // files copies all entries of f but its folders, of which it gives the names: they are
 // made in the target, and empty.
 func (c *copier) files(f *folder) (folders []string, err error) {
-	names, err := f.open[source].Readdirnames(-1)
+	names, err := c.list(f)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ESTALE) {
 		return nil, c.failed("reading", f, "", err)
 	}
@@ -219,6 +238,9 @@ func (c *copier) enter(f *folder, name string) (there bool, err error) {
 		return false, err
 	}
 	child := &folder{parent: f, name: name, depth: f.depth + 1}
+	if child.depth > c.most.depth {
+		return false, c.failed("copying", f, name, fmt.Errorf("%w: %d folders in each other", ErrTooMuch, child.depth))
+	}
 	defer child.close()
 	from, err := f.reach(source)
 	if err == nil {

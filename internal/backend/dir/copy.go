@@ -25,6 +25,9 @@ func (b *Backend) copyTree(ctx context.Context, from, to *os.File, p *volume.Pro
 		return fmt.Errorf("%w: the NFS server does not let root read or write everything (root_squash); "+
 			"export the share to this host with no_root_squash: %w", volume.ErrUnsupported, err)
 	}
+	if errors.Is(err, copytree.ErrTooMuch) {
+		return fmt.Errorf("%w: %w", volume.ErrUnsupported, err)
+	}
 	if err != nil {
 		return err
 	}

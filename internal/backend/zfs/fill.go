@@ -97,6 +97,9 @@ func (b *Backend) copyInto(ctx context.Context, v volume.Volume, c volume.Conten
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		return fmt.Errorf("%w: volume %s: %w", volume.ErrNoSpace, v.Name, err)
 	}
+	if errors.Is(err, copytree.ErrTooMuch) {
+		return fmt.Errorf("%w: volume %s: %w", volume.ErrUnsupported, v.Name, err)
+	}
 	if err != nil {
 		return fmt.Errorf("volume %s: %w", v.Name, err)
 	}
