@@ -91,6 +91,7 @@ func (c *copier) attributes(f *folder, name string, from, to inode) error {
 		}
 		switch {
 		case err == nil, errors.Is(err, unix.ENODATA): // it was removed just now
+		case isOfHost(attribute):
 		case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES), errors.Is(err, unix.EINVAL):
 			c.lose("attributes "+kindOf(attribute), f, name, err)
 		default:
@@ -98,6 +99,12 @@ func (c *copier) attributes(f *folder, name string, from, to inode) error {
 		}
 	}
 	return nil
+}
+
+// isOfHost says that an attribute is what the host's security modules note of a file (SELinux, Smack, IMA), and
+// not what its users do. Where it may not be set, a file has what each one has that is made there.
+func isOfHost(attribute string) bool {
+	return strings.HasPrefix(attribute, "security.") && attribute != "security.capability"
 }
 
 // isDouble says that an attribute is how XFS stores an ACL that has a name for all

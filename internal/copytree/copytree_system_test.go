@@ -257,6 +257,25 @@ func TestWithoutCapabilities(t *testing.T) {
 	want(t, "text", to, "program")
 }
 
+// Every file has a label on a host with SELinux, which containers may not give.
+func TestLabelsOfTheHostAreNoLoss(t *testing.T) {
+	top := mounted(t, ext4)
+	from, to, second := mkdir(t, top, "from"), mkdir(t, top, "to"), mkdir(t, top, "second")
+	label := []byte("system_u:object_r:container_file_t:s0\x00")
+	must(t, unix.Setxattr(write(t, "text", from, "file"), "security.selinux", label, 0))
+	without(t, func() {
+		if done, err := copytree.Copy(t.Context(), open(t, from), open(t, to), copytree.Options{}); err != nil || len(done.Lost) > 0 {
+			t.Errorf("copied %+v, %v", done, err)
+		}
+	}, unix.CAP_SYS_ADMIN)
+	want(t, "text", to, "file")
+	copyTree(t, from, second, copytree.Options{})
+	got := make([]byte, 100)
+	if n, err := unix.Getxattr(filepath.Join(second, "file"), "security.selinux", got); err != nil || string(got[:n]) != string(label) {
+		t.Errorf("who may give labels gave %q, %v", got[:max(n, 0)], err)
+	}
+}
+
 func TestFileThatCannotBeRead(t *testing.T) {
 	from, to := t.TempDir(), t.TempDir()
 	folder := mkdir(t, from, "folder")
