@@ -127,7 +127,7 @@ func (p *provisioner) sourceVolume(ctx context.Context, claim *v1.PersistentVolu
 		if p.taker.giveTo(ctx, claim, pv.Annotations[annInstance]) {
 			return refuse(volume.ErrBusy, "has its volume in another instance of Berth, which makes the copy")
 		}
-		return refuse(volume.ErrInvalid, "has a volume that is in no pool of this Berth, so that it cannot be cloned")
+		return refuse(volume.ErrInvalid, "has a volume that is in no pool of this Berth, so that it cannot be copied: use a class of its own pool")
 	}
 	name, err := p.volumeOf(pv)
 	if err != nil {

@@ -203,6 +203,12 @@ func (i instance) poolFor(d demand) (pool string, ok bool) {
 	return "", false
 }
 
+// serves says whether i has a pool for d, with room or without.
+func (i instance) serves(d demand) bool {
+	names := poolNames(d.pool) // without any, it may be that its pools name the class
+	return len(names) == 0 || slices.ContainsFunc(names, func(name string) bool { _, has := i.room[name]; return has })
+}
+
 // fits says whether d can be made by i.
 func (i instance) fits(d demand) bool {
 	pool, ok := i.poolFor(d)

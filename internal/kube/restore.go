@@ -58,7 +58,7 @@ func (p *provisioner) sourceSnapshot(ctx context.Context, claim *v1.PersistentVo
 		if p.taker.giveTo(ctx, claim, content.Annotations[annInstance]) {
 			return refuse(volume.ErrBusy, "is in another instance of Berth, which makes the volume")
 		}
-		return refuse(volume.ErrInvalid, "is in no pool of this Berth")
+		return refuse(volume.ErrInvalid, "is in no pool of this Berth, so that it cannot be restored: use a class of its own pool")
 	}
 	h, err := parseHandle(*content.Status.Snapshot)
 	if err != nil {

@@ -321,10 +321,15 @@ func (t *taker) passOn(ctx context.Context, claim *v1.PersistentVolumeClaim) {
 	}
 }
 
-// giveTo has the instance with that id serve a claim, if it acts; ok says whether it will.
+// giveTo has the instance with that id serve a claim, if it acts and has a pool that the claim's class names;
+// ok says whether it will.
 func (t *taker) giveTo(ctx context.Context, claim *v1.PersistentVolumeClaim, id string) (ok bool) {
-	if id == "" || t.instances.blind || id == t.instances.id || !t.instances.acts(id) {
+	if id == "" || t.instances.blind || id == t.instances.id {
 		return false
+	}
+	d, _ := t.demandOf(&waitingClaim{claim: claim, size: requested(claim)})
+	if !slices.ContainsFunc(t.instances.others(), func(o instance) bool { return o.id == id && o.serves(d) }) {
+		return false // it would give the claim back
 	}
 	given := claim.DeepCopy()
 	metav1.SetMetaDataAnnotation(&given.ObjectMeta, annInstance, id)

@@ -36,6 +36,9 @@ func newCrowd(t *testing.T, claims ...runtime.Object) *crowd {
 		func(*storagev1.StorageClass) {},
 		func(c *storagev1.StorageClass) { c.Name, c.Parameters = "nowhere", map[string]string{"pool": "none"} },
 		func(c *storagev1.StorageClass) {
+			c.Name, c.Parameters = "either", map[string]string{"pool": "none,export"}
+		},
+		func(c *storagev1.StorageClass) {
 			c.Name, c.VolumeBindingMode = "waits", new(storagev1.VolumeBindingWaitForFirstConsumer)
 		},
 		func(c *storagev1.StorageClass) { c.Name, c.Provisioner = "other", "example.com/other" },
@@ -432,6 +435,35 @@ func TestClaimThatWasPassedOnIsNotTakenAgainAtOnce(t *testing.T) {
 		c.pass(10 * time.Second)
 	}
 	c.wantDue("after a minute", 1)
+}
+
+// A claim is given to an instance only if that may have a use for it.
+func TestGivenClaims(t *testing.T) {
+	const mine = "b"
+	for name, c := range map[string]struct {
+		class, to string
+		want      bool
+	}{
+		"to who has what it is a copy of":                   {"berth", "a", true},
+		"to who has none of the pools of its class":         {"nowhere", "a", false},
+		"to who has one of the pools of its class, no room": {"either", "a", true},
+		"to itself":          {"berth", mine, false},
+		"to nobody who acts": {"berth", "gone", false},
+		"to nobody":          {"berth", "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			claim := claimWith(ownedBy(mine), sized("1Gi"))
+			claim.Spec.StorageClassName = &c.class
+			crowd := newCrowd(t, claim)
+			want := mine
+			if c.want {
+				want = c.to
+			}
+			if got := crowd.giveTo(t.Context(), claim, c.to); got != c.want || owner(t, crowd.client) != want {
+				t.Errorf("given: %v, and the claim is %q's", got, owner(t, crowd.client))
+			}
+		})
+	}
 }
 
 func TestForgottenClaims(t *testing.T) {
