@@ -135,7 +135,7 @@ func (w away) Grow(context.Context, volume.Name, string, int64) (volume.Volume, 
 	return volume.Volume{}, w.err()
 }
 
-func (away) Cancel(volume.Name) {}
+func (w away) Cancel(context.Context, volume.Spec) error { return w.err() }
 
 func (w away) Delete(context.Context, volume.Name, string) error { return w.err() }
 

@@ -255,7 +255,6 @@ func TestACloneThatWasBegunIsFinished(t *testing.T) {
 	}
 }
 
-// The source's volume is on the node of another instance: only that one can clone it.
 // The library asks once more for what goes on in the background.
 func TestACopyEndsWithItsClaim(t *testing.T) {
 	for name, gone := range map[string]func(*cloning, *fake.Clientset) error{
@@ -279,13 +278,20 @@ func TestACopyEndsWithItsClaim(t *testing.T) {
 		if err := gone(c, client); err != nil {
 			t.Fatal(err)
 		}
-		_, state, err = p.Provision(t.Context(), options(c.copy, newClass()))
-		if state != controller.ProvisioningFinished || len(c.volumes.created) != 1 || !slices.Equal(c.volumes.canceled, []string{volumeName}) {
-			t.Errorf("%s: %s, %v, canceled %v", name, state, err, c.volumes.canceled)
+		for _, want := range []controller.ProvisioningState{controller.ProvisioningInBackground, controller.ProvisioningFinished} {
+			if _, state, err = p.Provision(t.Context(), options(c.copy, newClass())); state != want {
+				t.Errorf("%s: %s, %v, want %s", name, state, err, want)
+			}
+			c.volumes.fail = nil // it ends
+		}
+		canceled := volumeName + " " + claimUID
+		if len(c.volumes.created) != 1 || !slices.Equal(c.volumes.canceled, []string{canceled, canceled}) {
+			t.Errorf("%s: %v, canceled %v", name, c.volumes.created, c.volumes.canceled)
 		}
 	}
 }
 
+// The source's volume is on the node of another instance: only that one can clone it.
 func TestACloneIsMadeByTheInstanceOfItsSource(t *testing.T) {
 	for _, acts := range []bool{true, false} {
 		c := newCloning()

@@ -93,10 +93,11 @@ func (f *fakeVolumes) Create(ctx context.Context, s volume.Spec) (volume.Volume,
 	return v, nil
 }
 
-func (f *fakeVolumes) Cancel(n volume.Name) {
+func (f *fakeVolumes) Cancel(_ context.Context, s volume.Spec) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.canceled = append(f.canceled, n.String())
+	f.canceled = append(f.canceled, s.Name.String()+" "+s.Claim.UID)
+	return f.fail
 }
 
 func (f *fakeVolumes) Delete(_ context.Context, n volume.Name, cluster string) error {

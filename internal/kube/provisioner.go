@@ -26,7 +26,7 @@ import (
 type Volumes interface {
 	Pool() string
 	Create(ctx context.Context, s volume.Spec) (volume.Volume, error)
-	Cancel(n volume.Name)
+	Cancel(ctx context.Context, s volume.Spec) error
 	Delete(ctx context.Context, n volume.Name, cluster string) error
 	Snapshot(ctx context.Context, s volume.SnapshotSpec) (volume.Volume, error)
 	DeleteSnapshot(ctx context.Context, n volume.Name, cluster string) error
@@ -187,8 +187,10 @@ func (p *provisioner) provisionIn(ctx context.Context, pool *Pool, r request) (*
 	if err != nil {
 		return nil, controller.ProvisioningNoChange, err
 	}
-	if !wanted {
-		pool.Volumes.Cancel(spec.Name)
+	if !wanted { // what is being copied for it is copied in vain
+		if err := pool.Volumes.Cancel(ctx, spec); err != nil {
+			return nil, stateOf(err), err
+		}
 		return nil, controller.ProvisioningFinished, &controller.IgnoredError{Reason: "the claim is gone, bound, or another instance's"}
 	}
 	v, err := pool.Volumes.Create(ctx, spec)

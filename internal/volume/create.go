@@ -127,7 +127,12 @@ func (m *Manager) goOn(ctx context.Context, s Spec, v Volume, p *Progress) (Volu
 			return Volume{}, err
 		}
 		defer closed()
-		return m.filler.Fill(ctx, s, c, p)
+		made, err := m.filler.Fill(ctx, s, c, p)
+		if err != nil && m.lost(ctx, s.Name) {
+			m.forget(v)
+			m.pool.IDs.Return(v.Export.ID)
+		}
+		return made, err
 	}
 	if v.ClonedFrom != (Name{}) {
 		s.From = &Source{Volume: v.ClonedFrom, Snapshot: v.FromSnapshot}
@@ -248,15 +253,20 @@ func (m *Manager) createNew(ctx context.Context, s Spec, p *Progress) (v Volume,
 		v, err = m.make(ctx, s, source, p)
 	}
 	if err != nil {
-		// Only if no record came to be is the id free again. If that cannot be
-		// told, it stays taken until the next start reads the records.
-		if _, getErr := m.pool.Backend.Get(context.WithoutCancel(ctx), s.Name); errors.Is(getErr, ErrNotFound) {
+		if m.lost(ctx, s.Name) {
 			m.pool.IDs.Return(id)
 			recorded = false
 		}
 		return Volume{}, err
 	}
 	return v, nil
+}
+
+// lost says whether there is no record of n, which could not be made: only then is its export id free again. If that
+// cannot be told, it stays taken until the next start reads the records.
+func (m *Manager) lost(ctx context.Context, n Name) bool {
+	_, err := m.pool.Backend.Get(context.WithoutCancel(ctx), n)
+	return errors.Is(err, ErrNotFound)
 }
 
 // group gives the group of the volume of s, whose use is counted then. What will be in the

@@ -42,6 +42,27 @@ func (m *Manager) Delete(ctx context.Context, n Name, cluster string) (err error
 	return m.end(ctx, v)
 }
 
+// Cancel ends the copy that is to become the volume of s, if one is at work, and discards what there is of it: nobody
+// was ever given that, so that neither its age nor its OnDelete matters.
+func (m *Manager) Cancel(ctx context.Context, s Spec) error {
+	if !m.work.isFor(s.Name, s.Claim) {
+		return nil
+	}
+	m.pool.Log.Info("ending a copy that is not wanted any more", "volume", s.Name, "claim", s.Claim)
+	defer m.work.cancel(s.Name)()
+	unlock, err := m.names.lock(ctx, s.Name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	v, found, err := m.findUndeleted(ctx, s.Name)
+	if !found || !v.Is(s) || v.State != StateCreating {
+		return err
+	}
+	v.OnDelete = OnDeleteDelete
+	return m.end(ctx, v)
+}
+
 // findUndeleted reads the record of n, unless that is gone or what it tells of is being
 // purged: then an earlier call, or a quicker one, has done all. It needs the lock of n.
 func (m *Manager) findUndeleted(ctx context.Context, n Name) (v Volume, found bool, err error) {

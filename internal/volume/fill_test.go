@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/berth-storage/berth/internal/volume"
 )
@@ -13,19 +14,25 @@ import (
 func newNeighbours(t *testing.T) (local, other *fixture) {
 	t.Helper()
 	among := &volume.Pools{}
-	join := func(name string) *fixture {
-		f := newFixture(t)
-		p := f.pool()
-		p.Name, p.Among = name, among
-		f.Manager = volume.NewManager(p)
-		if _, err := f.Recover(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		return f
-	}
-	local, other = join(poolName), join("other")
+	local, other = neighbour(t, among, poolName), neighbour(t, among, "other")
 	local.create(t, "pvc-1")
 	return local, other
+}
+
+// neighbour makes a pool that knows those that are among others.
+func neighbour(t *testing.T, among *volume.Pools, name string, how ...func(*volume.Pool)) *fixture {
+	t.Helper()
+	f := newFixture(t)
+	p := f.pool()
+	p.Name, p.Among = name, among
+	for _, change := range how {
+		change(&p)
+	}
+	f.Manager = volume.NewManager(p)
+	if _, err := f.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return f
 }
 
 // copySpec is a claim's that wants a copy of pvc-1 of the pool local.
@@ -106,6 +113,29 @@ func TestCopiesOfOtherPoolsThatAreRefused(t *testing.T) {
 	}
 }
 
+// The error says which class to use instead.
+func TestPoolsThatCannotCopy(t *testing.T) {
+	bare := func(p *volume.Pool) { p.Backend = struct{ volume.Backend }{p.Backend} }
+	able := func(*volume.Pool) {}
+	for name, c := range map[string]struct {
+		source, target func(*volume.Pool)
+		want           string
+	}{
+		"from it": {bare, able, "of pool local nothing can be copied to another pool: use a class of that pool"},
+		"into it": {able, bare, "pool other takes no copies from other pools: use a class of pool local"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			among := &volume.Pools{}
+			local, other := neighbour(t, among, poolName, c.source), neighbour(t, among, "other", c.target)
+			local.create(t, "pvc-1")
+			if v, err := other.Create(t.Context(), copySpec(t, "pvc-2")); !errors.Is(err, volume.ErrUnsupported) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %+v, %v; want %q", v, err, c.want)
+			}
+			wantStates(t, other, nil)
+		})
+	}
+}
+
 // What was begun before a restart is a copy, and never becomes an empty volume.
 func TestACopyThatWasCutOffNeedsItsSource(t *testing.T) {
 	local, other := newNeighbours(t)
@@ -129,6 +159,33 @@ func TestACopyThatWasCutOffNeedsItsSource(t *testing.T) {
 	v, err := other.Create(t.Context(), spec(t, "pvc-2"))
 	if err != nil || v.State != volume.StateReady || v.CopiedFrom.Pool != poolName {
 		t.Errorf("finished as %+v, %v", v, err)
+	}
+}
+
+// A copy that does not fit when it is gone on with may leave nothing, and then it keeps nothing either.
+func TestACopyThatLeavesNothingKeepsNothing(t *testing.T) {
+	_, other := newNeighbours(t)
+	other.backend.cutOff = errDisk
+	if err := create(other, copySpec(t, "pvc-2")); !errors.Is(err, errDisk) {
+		t.Fatal(err)
+	}
+	begun := other.record(t, "pvc-2")
+	other.backend.cutOff = nil
+	other.journal.hook(func(ctx context.Context, call string) error {
+		if call != "Fill pvc-2" {
+			return nil
+		}
+		return errors.Join(volume.ErrNoSpace, other.backend.Backend.Discard(ctx, begun.Name), other.backend.Backend.Purge(ctx, begun.Name))
+	})
+	if err := create(other, copySpec(t, "pvc-2")); !errors.Is(err, volume.ErrNoSpace) {
+		t.Fatal(err)
+	}
+	other.journal.hook(nil)
+	if _, bytes := promised(t, other); bytes != 0 {
+		t.Errorf("%d bytes are promised", bytes)
+	}
+	if err := other.ids.Reserve(begun.Export.ID); err != nil {
+		t.Errorf("its export id is not free: %v", err)
 	}
 }
 
@@ -162,4 +219,46 @@ func TestWhatIsCopiedToAnotherPoolIsNotDeleted(t *testing.T) {
 	if err := errors.Join(<-made, <-deleted); err != nil {
 		t.Error(err)
 	}
+}
+
+// Nothing is left of a copy that is canceled, whatever is to become of the volume later. What is complete stays.
+func TestACopyIsCanceled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		local, other := newNeighbours(t)
+		local.run(t)
+		other.run(t)
+		s := copySpec(t, "pvc-2")
+		s.OnDelete, s.Reclaim = volume.OnDeleteRetain, volume.ReclaimRetain
+		cancel := func(s volume.Spec) {
+			t.Helper()
+			if err := other.Cancel(t.Context(), s); err != nil {
+				t.Error(err)
+			}
+		}
+		other.backend.cutOff = errDisk
+		if err := create(other, s); !errors.Is(err, errDisk) {
+			t.Fatal(err)
+		}
+		holdUntilEnded(other, "Fill pvc-2")
+		for range 2 {
+			if err := create(other, s); !errors.Is(err, volume.ErrPending) {
+				t.Fatal(err)
+			}
+			another := s
+			another.Claim.UID = "another"
+			cancel(another) // of the same name, and none of its business
+		}
+		wantStates(t, other, map[string]volume.State{"pvc-2": volume.StateCreating})
+		cancel(s)
+		local.delete(t, "pvc-1") // which is not copied any more
+		synctest.Wait()
+		wantStates(t, other, nil)
+		wantStates(t, local, nil)
+
+		other.journal.hook(nil)
+		other.backend.cutOff = nil
+		other.create(t, "pvc-2")
+		cancel(spec(t, "pvc-2"))
+		wantStates(t, other, map[string]volume.State{"pvc-2": volume.StateReady})
+	})
 }

@@ -294,8 +294,11 @@ func TestACopyThatIsCanceledCanBeginAgain(t *testing.T) {
 		if err := create(f, cloneSpec(t, "pvc-2", "pvc-1")); !errors.Is(err, volume.ErrPending) {
 			t.Fatal(err)
 		}
-		f.Cancel(parseName(t, "pvc-2"))
-		f.Cancel(parseName(t, "pvc-2"))
+		for range 2 {
+			if err := f.Cancel(t.Context(), cloneSpec(t, "pvc-2", "pvc-1")); err != nil {
+				t.Error(err)
+			}
+		}
 		f.journal.hook(nil)
 		f.clone(t, "pvc-2", "pvc-1")
 		f.delete(t, "pvc-1") // at once

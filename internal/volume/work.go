@@ -151,15 +151,18 @@ func (w *work) cancel(n Name) (allow func()) {
 	}
 }
 
-// Cancel ends the copy that is to become n, if one is at work. What there is of it stays for who asks
-// for n again, or for Scavenge.
-func (m *Manager) Cancel(n Name) { m.work.cancel(n)() }
-
 // has says whether there is a task of n whose result nobody has asked for.
 func (w *work) has(n Name) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.running[n] != nil
+}
+
+// isFor says whether there is a task of n, and it is for that one.
+func (w *work) isFor(n Name, whose any) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.running[n] != nil && w.running[n].whose == whose
 }
 
 // stop ends all tasks and waits for them. What they leave is gone on with after the next start.
