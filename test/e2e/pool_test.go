@@ -32,9 +32,14 @@ type contents struct {
 
 func (s *site) contents() contents {
 	s.t.Helper()
-	own := filepath.Join(s.options.Root, ".berth")
+	return s.contentsOf(s.options.Root)
+}
+
+func (s *site) contentsOf(root string) contents {
+	s.t.Helper()
+	own := filepath.Join(root, ".berth")
 	c := contents{
-		volumes: slices.DeleteFunc(s.list(s.options.Root), func(name string) bool { return name == ".berth" }),
+		volumes: slices.DeleteFunc(s.list(root), func(name string) bool { return name == ".berth" }),
 		trash:   s.list(filepath.Join(own, "trash")), snapshots: s.list(filepath.Join(own, "snapshots")),
 	}
 	for _, file := range s.list(filepath.Join(own, "volumes")) {

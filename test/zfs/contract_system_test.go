@@ -3,6 +3,8 @@
 package zfs
 
 import (
+	"context"
+	"errors"
 	"testing"
 
 	"github.com/berth-storage/berth/internal/backend/zfs"
@@ -42,5 +44,39 @@ func TestRandomClones(t *testing.T) {
 				t.Errorf("what is left:\n%s", left)
 			}
 		})
+	}
+}
+
+// To another pool goes what is in the snapshot, as ZFS shows it, and not what the volume holds by now.
+func TestCopyOfASnapshot(t *testing.T) {
+	b := open(t, zfs.Options{Dataset: newParent(t), Sizing: volume.SizingQuota})
+	source, err := b.Create(t.Context(), volumetest.Spec(t, "pvc-1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	vm.Sh(t, `mkdir "$1/d"; echo old >"$1/d/file"`, source.Dir)
+	taken, err := b.Snapshot(t.Context(), volumetest.SnapshotSpec(t, "snap-1", "pvc-1"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	vm.Sh(t, `echo new >"$1/d/file"; echo new >"$1/another"`, source.Dir)
+	tree, err := b.OpenTree(t.Context(), taken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	still := func(context.Context) error { return nil }
+	copied, err := b.Fill(t.Context(), volumetest.CopySpec(t, "pvc-2"), volume.Content{Tree: tree, Still: still}, nil)
+	if err := errors.Join(err, tree.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if got := vm.Sh(t, `cd "$1"; find . -type f; cat d/file`, copied.Dir); got != "./d/file\nold\n" {
+		t.Errorf("the copy holds\n%s", got)
+	}
+	// That it was looked at does not keep it.
+	if err := b.Discard(t.Context(), taken.Name); err != nil {
+		t.Error(err)
+	}
+	if v, err := b.Get(t.Context(), taken.Name); !errors.Is(err, volume.ErrNotFound) {
+		t.Errorf("it is left as %+v, %v", v, err)
 	}
 }
