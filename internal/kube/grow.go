@@ -239,7 +239,8 @@ func infeasible(err error) bool {
 	return false
 }
 
-// growing says in a claim's status how far its growth has got, and what is in its way.
+// growing says in a claim's status how far its growth has got, and what is in its way. What was in the
+// way of another size is not said any more.
 func growing(how v1.ClaimResourceStatus, why error) statusChange {
 	return func(s *v1.PersistentVolumeClaimStatus, claim *v1.PersistentVolumeClaim) {
 		if s.AllocatedResources == nil {
@@ -248,7 +249,11 @@ func growing(how v1.ClaimResourceStatus, why error) statusChange {
 		if s.AllocatedResourceStatuses == nil {
 			s.AllocatedResourceStatuses = map[v1.ResourceName]v1.ClaimResourceStatus{}
 		}
-		s.AllocatedResources[growthStorage] = requestOf(claim)
+		request := requestOf(claim)
+		if last := s.AllocatedResources[growthStorage]; !last.Equal(request) {
+			noGrowth(s, claim)
+		}
+		s.AllocatedResources[growthStorage] = request
 		s.AllocatedResourceStatuses[growthStorage] = how
 		setCondition(s, growthCondition, "")
 		if why != nil {

@@ -108,3 +108,17 @@ func TestARequestThatIsTakenBackWhileThePoolIsAway(t *testing.T) {
 	}
 	g.want(hasGrown)
 }
+
+func TestWhatWasInTheWayOfAnotherSizeIsNotSaidAnyMore(t *testing.T) {
+	g := newGrowth(t)
+	g.volumes.fail = volume.ErrNoSpace
+	if err := g.look(t.Context(), team); !errors.Is(err, volume.ErrNoSpace) {
+		t.Errorf("got error %v", err)
+	}
+	g.lower("1536Mi")
+	g.volumes.fail = volume.ErrBusy
+	if err := g.look(t.Context(), team); !errors.Is(err, volume.ErrBusy) {
+		t.Errorf("lowered: got error %v", err)
+	}
+	g.want("PV 1Gi, claim 1Gi, ControllerResizeInProgress to 1536Mi, Resizing True")
+}
