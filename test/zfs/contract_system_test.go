@@ -35,7 +35,7 @@ func TestContract(t *testing.T) {
 // Clones of clones are freed in any order, here as on zfs-fuse, where there are more steps: a command of zfs
 // takes a tenth of a second to start in the guest.
 func TestRandomClones(t *testing.T) {
-	for on, steps := range map[zfs.OnClones]int{zfs.OnClonesWait: 150, zfs.OnClonesPromote: 75} {
+	for on, steps := range map[zfs.OnClones]int{zfs.OnClonesWait: 100, zfs.OnClonesPromote: 50} {
 		t.Run(string(on), func(t *testing.T) {
 			parent := newParent(t)
 			b := open(t, zfs.Options{Dataset: parent, OnClones: on, Sizing: volume.SizingQuota})

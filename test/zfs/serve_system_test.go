@@ -142,7 +142,16 @@ func (s *site) create(t *testing.T, name string, edit ...func(*volume.Spec)) vol
 	for _, e := range edit {
 		e(&request)
 	}
-	v, err := s.manager.Create(t.Context(), request)
+	return untilDone(t, func() (volume.Volume, error) { return s.manager.Create(t.Context(), request) })
+}
+
+// untilDone asks as often as the answer is that it goes on in the background.
+func untilDone(t *testing.T, ask func() (volume.Volume, error)) volume.Volume {
+	t.Helper()
+	v, err := ask()
+	for errors.Is(err, volume.ErrPending) {
+		v, err = ask()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -108,6 +108,25 @@ func TestContractOverSSH(t *testing.T) {
 	}.Run(t)
 }
 
+// Each command takes several times as long as without ssh, so there are few steps; on zfs-fuse there are more.
+func TestRandomClonesOverSSH(t *testing.T) {
+	keys, err := startSSHD()
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent := newParent(t)
+	bind(t, keys, parent)
+	b, err := zfs.Open(t.Context(), zfs.Options{Dataset: parent, Runner: connect(t, keys, parent), Sizing: volume.SizingQuota, Log: logger(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	volumetest.Model(t, b, 3, 15)
+	if left := vm.Sh(t, `zfs list -rHo name -t all "$1"`, parent); left != parent+"\n"+parent+"/.berth\n" {
+		t.Errorf("what is left:\n%s", left)
+	}
+}
+
 // Who has the key that is bound to the script gets at nothing else.
 func TestKeyBoundToTheScript(t *testing.T) {
 	keys, err := startSSHD()

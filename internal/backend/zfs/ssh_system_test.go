@@ -84,6 +84,16 @@ func TestContractOverSSH(t *testing.T) {
 	}
 }
 
+// Volumes, clones and snapshots come and go at random also where each command is one of the script's.
+func TestRandomClonesOverSSH(t *testing.T) {
+	h := newHost(t, true)
+	b := open(t, zfs.Options{Dataset: h.dataset, Runner: fuse{h.connect(t)}, Sizing: volume.SizingQuota})
+	volumetest.Model(t, b, 3, 60)
+	if left := zfsRun(t, "list", "-H", "-r", "-t", "all", "-o", "name", h.dataset); left != h.dataset+"\n"+h.dataset+"/.berth" {
+		t.Errorf("left are\n%s", left)
+	}
+}
+
 // One process works on a pool: the second is refused, and gets it when the first ends.
 func TestLockOverSSH(t *testing.T) {
 	h := newHost(t, true)
