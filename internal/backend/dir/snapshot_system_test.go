@@ -3,6 +3,7 @@
 package dir_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -237,6 +238,42 @@ func wantCopyOrNothing(t *testing.T, p *pool, name string, before []string, copi
 		t.Errorf("Get: got error %v, want %v", err, volume.ErrNotFound)
 	}
 	return false
+}
+
+// It would be tried again and again, and each time nobody could write.
+func TestACopyThatDoesNotFitLeavesOthersRoom(t *testing.T) {
+	p := open(t, mount(t, "-t", "tmpfs", "-o", "size=340m", "tmpfs"))
+	v := create(t, p, "pvc-1")
+	if err := os.WriteFile(filepath.Join(v.Dir, "file"), bytes.Repeat([]byte("berth"), 40<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := files(t, p.root)
+	least, done := uint64(1<<62), make(chan error)
+	go func() {
+		_, err := p.Snapshot(t.Context(), volumetest.SnapshotSpec(t, "snap-1", "pvc-1"), nil)
+		done <- err
+	}()
+	for {
+		var fs unix.Statfs_t
+		if err := unix.Statfs(p.root, &fs); err != nil {
+			t.Fatal(err)
+		}
+		least = min(least, fs.Bavail*uint64(fs.Bsize))
+		select {
+		case err := <-done:
+			if !errors.Is(err, volume.ErrNoSpace) || !strings.Contains(err.Error(), "left to those who write") {
+				t.Errorf("got error %v", err)
+			}
+			if least < 1<<10 {
+				t.Errorf("there were %d bytes left", least)
+			}
+			if left := files(t, p.root); !slices.Equal(left, before) {
+				t.Errorf("left %v, want %v", left, before)
+			}
+			return
+		default:
+		}
+	}
 }
 
 func TestCopiesWithoutSpaceLeaveNothing(t *testing.T) {
