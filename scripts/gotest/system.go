@@ -16,7 +16,7 @@ const (
 	// machines is the package by which tests have virtual machines.
 	machines = module + "test/vm"
 	// systemTimeout is for all tests of one package.
-	systemTimeout = "-timeout=40m"
+	systemTimeout = "-timeout=60m"
 )
 
 // lanes are the arguments of the runs of `go test`, side by side, for the tests with the build tag system. A package

@@ -6,6 +6,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
 
 	"github.com/berth-storage/berth/test/vm/openzfs"
 )
@@ -52,6 +55,25 @@ func NewPool(ctx context.Context, r Runner, name string, size int64) error {
 		return fmt.Errorf("making a ZFS pool: %w", err)
 	}
 	return nil
+}
+
+// tank is the guest's pool for NewParent, which goes with the guest.
+const tank = "tank"
+
+var (
+	makeTank = sync.OnceValue(func() error { return NewPool(context.Background(), Here{}, tank, 4<<30) })
+	parents  atomic.Int32
+)
+
+// NewParent makes a dataset for a pool of Berth's on this guest.
+func NewParent(t *testing.T) string {
+	t.Helper()
+	if err := makeTank(); err != nil {
+		t.Fatal(err)
+	}
+	parent := fmt.Sprintf("%s/pool%d", tank, parents.Add(1))
+	Sh(t, `zfs create "$1"`, parent)
+	return parent
 }
 
 // RemovePool removes a pool of NewPool with all that is in it.

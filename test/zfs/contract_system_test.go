@@ -22,7 +22,7 @@ func TestContract(t *testing.T) {
 		return b
 	}
 	volumetest.Suite{
-		Open: func(t *testing.T) volume.Backend { return start(t, newParent(t)) },
+		Open: func(t *testing.T) volume.Backend { return start(t, vm.NewParent(t)) },
 		Reopen: func(t *testing.T, b volume.Backend) volume.Backend {
 			if err := b.(*zfs.Backend).Close(); err != nil {
 				t.Fatal(err)
@@ -37,7 +37,7 @@ func TestContract(t *testing.T) {
 func TestRandomClones(t *testing.T) {
 	for on, steps := range map[zfs.OnClones]int{zfs.OnClonesWait: 100, zfs.OnClonesPromote: 50} {
 		t.Run(string(on), func(t *testing.T) {
-			parent := newParent(t)
+			parent := vm.NewParent(t)
 			b := open(t, zfs.Options{Dataset: parent, OnClones: on, Sizing: volume.SizingQuota})
 			volumetest.Model(t, b, 2, steps)
 			if left := vm.Sh(t, `zfs list -rHo name -t all "$1"`, parent); left != parent+"\n"+parent+"/.berth\n" {
@@ -49,7 +49,7 @@ func TestRandomClones(t *testing.T) {
 
 // To another pool goes what is in the snapshot, as ZFS shows it, and not what the volume holds by now.
 func TestCopyOfASnapshot(t *testing.T) {
-	b := open(t, zfs.Options{Dataset: newParent(t), Sizing: volume.SizingQuota})
+	b := open(t, zfs.Options{Dataset: vm.NewParent(t), Sizing: volume.SizingQuota})
 	source, err := b.Create(t.Context(), volumetest.Spec(t, "pvc-1"))
 	if err != nil {
 		t.Fatal(err)

@@ -58,7 +58,7 @@ func TestExporters(t *testing.T) {
 		{byGanesha, []string{"4.0", "4.2"}},
 	} {
 		t.Run(c.by.name, func(t *testing.T) {
-			s := serve(t, newParent(t), c.by)
+			s := serve(t, vm.NewParent(t), c.by)
 			for _, version := range c.versions {
 				t.Run(version, func(t *testing.T) { s.stopsWritersAtTheSize(t, "pvc-"+version, version) })
 			}
@@ -97,7 +97,7 @@ func (s *site) stopsWritersAtTheSize(t *testing.T, name, version string) {
 
 // A volume that a client has open is deleted at once. Its bytes are freed when the client is gone.
 func TestDeletionUnderAClient(t *testing.T) {
-	s := serve(t, newParent(t), byZFS)
+	s := serve(t, vm.NewParent(t), byZFS)
 	v := s.create(t, "pvc-1")
 	at, unmountNow := s.mountNFS(t, v, "4.2")
 	f, err := os.Create(filepath.Join(at, "file"))
@@ -126,7 +126,7 @@ func TestDeletionUnderAClient(t *testing.T) {
 // all the same when the client's lease has run out, and the server keeps what it has open in the other volume, until
 // that is deleted too.
 func TestPurgeAfterARestart(t *testing.T) {
-	parent, by := newParent(t), byZFS
+	parent, by := vm.NewParent(t), byZFS
 	by.share += ",insecure" // for the ports of these clients
 	s := serve(t, parent, by)
 	kept, v := s.create(t, "pvc-kept"), s.create(t, "pvc-1")
@@ -166,7 +166,7 @@ func TestPurgeAfterARestart(t *testing.T) {
 
 // What somebody mounts in a volume is not unmounted with it.
 func TestDeletionWithAMountInside(t *testing.T) {
-	s := serve(t, newParent(t), byZFS)
+	s := serve(t, vm.NewParent(t), byZFS)
 	v := s.create(t, "pvc-1")
 	vm.Sh(t, `mkdir "$1/in"; mount -t tmpfs theirs "$1/in"`, v.Dir)
 	if err := s.manager.Delete(t.Context(), v.Name, v.Cluster); !errors.Is(err, volume.ErrBusy) || !strings.Contains(err.Error(), v.Dir+"/in") {
@@ -182,7 +182,7 @@ func TestDeletionWithAMountInside(t *testing.T) {
 func TestRestartUnderAClient(t *testing.T) {
 	for _, by := range []exporter{byZFS, byKernel} { // Ganesha has another port each time
 		t.Run(by.name, func(t *testing.T) {
-			parent := newParent(t)
+			parent := vm.NewParent(t)
 			s := serve(t, parent, by)
 			v := s.create(t, "pvc-1")
 			at, unmountNow := s.mountNFS(t, v, "4.2")
@@ -209,7 +209,7 @@ func TestRestartUnderAClient(t *testing.T) {
 
 // A clone holds what its source did, and goes its own way.
 func TestClonesOverNFS(t *testing.T) {
-	s := serve(t, newParent(t), byZFS)
+	s := serve(t, vm.NewParent(t), byZFS)
 	source := s.create(t, "pvc-source")
 	from, _ := s.mountNFS(t, source, "4.2")
 	vm.Sh(t, `head -c 5000000 /dev/urandom >"$1/a"; mkdir "$1/d"; head -c 100000 /dev/urandom >"$1/d/b"; sync -f "$1/a"`, from)

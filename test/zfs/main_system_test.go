@@ -3,12 +3,8 @@
 package zfs
 
 import (
-	"context"
 	"crypto/rand"
-	"fmt"
 	"log/slog"
-	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/berth-storage/berth/internal/backend/zfs"
@@ -18,24 +14,6 @@ import (
 )
 
 func TestMain(m *testing.M) { vm.MainWith(m, vm.Options{ZFS: true, Memory: 1536}) }
-
-// tank is the pool of the guest, which goes with it.
-const tank = "tank"
-
-var makeTank = sync.OnceValue(func() error { return vm.NewPool(context.Background(), vm.Here{}, tank, 4<<30) })
-
-var parents atomic.Int32
-
-// newParent makes a dataset for a pool of Berth's.
-func newParent(t *testing.T) string {
-	t.Helper()
-	if err := makeTank(); err != nil {
-		t.Fatal(err)
-	}
-	parent := fmt.Sprintf("%s/pool%d", tank, parents.Add(1))
-	vm.Sh(t, `zfs create "$1"`, parent)
-	return parent
-}
 
 // open opens a pool on this host, until the test ends.
 func open(t *testing.T, o zfs.Options) *zfs.Backend {

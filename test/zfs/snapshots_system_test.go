@@ -56,7 +56,7 @@ func (s *site) untilEmpty(t *testing.T) {
 // A volume, its snapshot and what a client has mounted that was restored from it go in any order. What is still
 // there holds what it held.
 func TestSnapshotsAreDeletedInAnyOrder(t *testing.T) {
-	s := serve(t, newParent(t), byZFS)
+	s := serve(t, vm.NewParent(t), byZFS)
 	for i, order := range [][]string{
 		{"source", "snapshot", "restored"}, {"snapshot", "restored", "source"}, {"restored", "source", "snapshot"},
 	} {
@@ -87,7 +87,7 @@ func TestSnapshotsAreDeletedInAnyOrder(t *testing.T) {
 // Who is at the host sees what is in a snapshot. Clients, even as root, see no more than its name, and do nothing to it.
 // As long as somebody at the host is in it, it is not deleted.
 func TestSnapshotsInSight(t *testing.T) {
-	s := serve(t, newParent(t), byZFS)
+	s := serve(t, vm.NewParent(t), byZFS)
 	v := s.create(t, "source")
 	vm.Sh(t, `echo data >"$1/file"`, v.Dir)
 	snapshot := s.snapshot(t, "snapshot", v)

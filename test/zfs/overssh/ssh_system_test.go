@@ -1,6 +1,6 @@
 //go:build system
 
-package zfs
+package overssh
 
 import (
 	"context"
@@ -56,7 +56,7 @@ mkdir -p /run/sshd
 	if err := os.Chmod(keys, 0o755); err != nil {
 		return "", err
 	}
-	bound, err := filepath.Abs("../../deploy/zfs-server/berth-zfs")
+	bound, err := filepath.Abs("../../../deploy/zfs-server/berth-zfs")
 	if err != nil {
 		return "", err
 	}
@@ -99,7 +99,7 @@ func TestContractOverSSH(t *testing.T) {
 		return b
 	}
 	volumetest.Suite{
-		Open: func(t *testing.T) volume.Backend { return start(t, newParent(t)) },
+		Open: func(t *testing.T) volume.Backend { return start(t, vm.NewParent(t)) },
 		Reopen: func(t *testing.T, b volume.Backend) volume.Backend {
 			b.(*zfs.Backend).Close()
 			hosts[b].Close()
@@ -114,7 +114,7 @@ func TestRandomClonesOverSSH(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	parent := newParent(t)
+	parent := vm.NewParent(t)
 	bind(t, keys, parent)
 	b, err := zfs.Open(t.Context(), zfs.Options{Dataset: parent, Runner: connect(t, keys, parent), Sizing: volume.SizingQuota, Log: logger(t)})
 	if err != nil {
@@ -133,7 +133,7 @@ func TestKeyBoundToTheScript(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	parent, other := newParent(t), newParent(t)
+	parent, other := vm.NewParent(t), vm.NewParent(t)
 	bind(t, keys, parent)
 	h := connect(t, keys, parent)
 	if out, err := h.Output(t.Context(), []string{"zfs", "list", "-Ho", "name", parent}); err != nil || strings.TrimSpace(string(out)) != parent {
