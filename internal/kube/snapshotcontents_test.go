@@ -294,6 +294,23 @@ func TestSnapshotIsGoneOnWithAfterEachFailure(t *testing.T) {
 	}
 }
 
+// There may be thousands that wait for each other.
+func TestWhatWaitsForItsTurnIsAskedForLessAndLess(t *testing.T) {
+	for fail, want := range map[error]int{volume.ErrPending: 0, volume.ErrQueued: 3} {
+		s := newShooting(t, parseYAML(t, aSnapshot), parseYAML(t, aClass), parseYAML(t, aContent))
+		s.volumes.fail = fail
+		s.read()
+		key := cache.ObjectName{Name: shotContent}
+		for range 3 {
+			s.queue.Add(key)
+			s.next(t.Context())
+		}
+		if got := s.queue.NumRequeues(key); got != want || len(s.volumes.shot) != 3 {
+			t.Errorf("%v: the pause has grown %d times, want %d", fail, got, want)
+		}
+	}
+}
+
 func TestScavengerAsksForTheContentOfASnapshot(t *testing.T) {
 	s := newShooting(t, parseYAML(t, aContent))
 	ask := func(name string) bool {

@@ -131,6 +131,8 @@ func (s *snapshotter) next(ctx context.Context) bool {
 	switch {
 	case err == nil || ctx.Err() != nil:
 		s.queue.Forget(key)
+	case errors.Is(err, volume.ErrQueued):
+		s.queue.AddRateLimited(key) // there may be thousands
 	case errors.Is(err, volume.ErrPending):
 		s.queue.Forget(key)
 		s.queue.AddAfter(key, lookAgain)

@@ -28,6 +28,8 @@ var (
 	ErrForeign = errors.New("not ours")
 	// ErrPending: the work goes on in the background; ask again.
 	ErrPending = errors.New("still being worked on")
+	// ErrQueued is the ErrPending of work that has not begun, because there is much of the same kind.
+	ErrQueued = fmt.Errorf("%w: others come first", ErrPending)
 	// ErrUnknown: it may have happened or not. Never to be taken for ErrNotFound.
 	ErrUnknown = errors.New("outcome unknown")
 )

@@ -36,14 +36,23 @@ func (p *Progress) Turn(ctx context.Context) (done func(), err error) {
 	if p == nil || p.turns == nil {
 		return func() {}, nil
 	}
-	p.waiting.Store(true)
 	defer p.waiting.Store(false)
-	return p.turns.take(ctx, p.namespace)
+	return p.turns.take(ctx, p.namespace, func() {
+		p.waiting.Store(true)
+		p.once.Do(func() { close(p.queued) })
+	})
 }
 
-func (t *turns) take(ctx context.Context, namespace string) (done func(), err error) {
+// take calls wait if it has to.
+func (t *turns) take(ctx context.Context, namespace string, wait func()) (done func(), err error) {
 	own := t.ask(namespace)
 	for i, tokens := range []chan struct{}{own.tokens, t.all} { // so that one namespace does not queue for all
+		select {
+		case tokens <- struct{}{}:
+			continue
+		default:
+			wait()
+		}
 		select {
 		case tokens <- struct{}{}:
 			continue

@@ -72,6 +72,7 @@ func TestCopiesTakeTurns(t *testing.T) {
 				asking.Go(func() {
 					err := c.ask(t, n, i)
 					for errors.Is(err, volume.ErrPending) {
+						time.Sleep(time.Minute)
 						err = c.ask(t, n, i)
 					}
 					if err != nil {
@@ -86,6 +87,27 @@ func TestCopiesTakeTurns(t *testing.T) {
 		}
 		if n := len(c.states(t)); n != namespaces*(snapshots+1) {
 			t.Errorf("%d records", n)
+		}
+	})
+}
+
+// Who asks for snapshots and clones has few workers, for all namespaces.
+func TestNobodyWaitsLongForCopies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(t, 1)
+		began := time.Now()
+		for range 3 {
+			for i := range 100 {
+				if err := c.ask(t, 0, i); !errors.Is(err, volume.ErrPending) || errors.Is(err, volume.ErrQueued) != (i >= 2) {
+					t.Errorf("snapshot %d: %v", i, err)
+				}
+			}
+		}
+		if waited := time.Since(began); waited > 20*time.Second {
+			t.Errorf("who asked had to wait for %v, want 10s for each of those that have begun", waited)
+		}
+		for i := range 100 {
+			c.deleteSnapshot(t, fmt.Sprint("snap-0-", i))
 		}
 	})
 }

@@ -22,6 +22,8 @@ type Progress struct {
 	waiting      atomic.Bool // for its turn
 	turns        *turns      // nil: it need not wait
 	namespace    string
+	once         sync.Once
+	queued       chan struct{} // closed when it first has to wait
 }
 
 // Add counts files, which are copied whole, and bytes.
@@ -67,59 +69,67 @@ func newWork() *work {
 }
 
 // do gives what f makes of n for a namespace. If that takes long it is ErrPending, and f goes on: the next call asks for the
-// same f's result, if it is for the same one; else it is ErrExists. Ending ctx ends only the waiting.
+// same f's result, if it is for the same one; else it is ErrExists. Ending ctx ends only the waiting. Only who has it
+// begun is made to wait at all, and not for others' copies: whoever asks has others to serve.
 func (w *work) do(ctx context.Context, n Name, namespace string, whose any, f func(context.Context, *Progress) (Volume, error)) (Volume, error) {
 	if err := ctx.Err(); err != nil {
 		return Volume{}, err
 	}
-	t, err := w.start(n, namespace, whose, f)
+	t, begun, err := w.start(n, namespace, whose, f)
 	if err != nil {
 		return Volume{}, err
 	}
-	patience := time.NewTimer(workPatience)
-	defer patience.Stop()
+	if begun {
+		patience := time.NewTimer(workPatience)
+		defer patience.Stop()
+		select {
+		case <-t.ended:
+		case <-t.progress.queued:
+		case <-patience.C:
+		case <-ctx.Done():
+		}
+	}
 	select {
 	case <-t.ended:
 		w.collect(n, t)
 		return t.made, t.err
-	case <-patience.C:
-	case <-ctx.Done():
+	default:
 	}
 	if t.progress.waiting.Load() {
 		return Volume{}, fmt.Errorf("%w: volume %s is copied when others are done: %d copies are made at a time, %d of one namespace",
-			ErrPending, n, copiesAtATime, copiesOfANamespace)
+			ErrQueued, n, copiesAtATime, copiesOfANamespace)
 	}
 	files, bytes := t.progress.Copied()
 	return Volume{}, fmt.Errorf("%w: volume %s is being copied, %d files with %d bytes up to now", ErrPending, n, files, bytes)
 }
 
 // start gives the task of n, which it begins if there is none.
-func (w *work) start(n Name, namespace string, whose any, f func(context.Context, *Progress) (Volume, error)) (*task, error) {
+func (w *work) start(n Name, namespace string, whose any, f func(context.Context, *Progress) (Volume, error)) (_ *task, begun bool, _ error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.barred[n] > 0 {
-		return nil, fmt.Errorf("volume %s: %w", n, errCanceled)
+		return nil, false, fmt.Errorf("volume %s: %w", n, errCanceled)
 	}
 	if t := w.running[n]; t != nil {
 		if t.whose == whose {
-			return t, nil
+			return t, false, nil
 		}
 		select {
 		case <-t.ended: // if it made something, f finds that
 		default:
-			return nil, fmt.Errorf("%w: volume %s is being made for %v", ErrExists, n, t.whose)
+			return nil, false, fmt.Errorf("%w: volume %s is being made for %v", ErrExists, n, t.whose)
 		}
 	}
 	ctx, cancel := context.WithCancelCause(w.life)
 	t := &task{whose: whose, cancel: cancel, ended: make(chan struct{})}
-	t.progress.turns, t.progress.namespace = w.turns, namespace
+	t.progress.turns, t.progress.namespace, t.progress.queued = w.turns, namespace, make(chan struct{})
 	w.running[n] = t
 	go func() {
 		defer close(t.ended)
 		defer cancel(nil)
 		t.made, t.err = f(ctx, &t.progress)
 	}()
-	return t, nil
+	return t, true, nil
 }
 
 func (w *work) collect(n Name, t *task) {
