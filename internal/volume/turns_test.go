@@ -112,6 +112,39 @@ func TestNobodyWaitsLongForCopies(t *testing.T) {
 	})
 }
 
+func TestFewDeletionsWaitForCopies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const namespaces = 5
+		c := newCrowd(t, namespaces)
+		for n := range namespaces {
+			if err := c.ask(t, n, 0); !errors.Is(err, volume.ErrPending) {
+				t.Fatal(err)
+			}
+		}
+		var waited atomic.Int32
+		var deleting sync.WaitGroup
+		for n := range namespaces {
+			deleting.Go(func() {
+				began := time.Now()
+				if err := c.Delete(t.Context(), parseName(t, fmt.Sprint("pvc-", n)), cluster); !errors.Is(err, volume.ErrBusy) {
+					t.Error(err)
+				}
+				if time.Since(began) > 0 {
+					waited.Add(1)
+				}
+			})
+		}
+		deleting.Wait()
+		if waited.Load() != 2 {
+			t.Errorf("%d had to wait, want 2", waited.Load())
+		}
+		for n := range namespaces {
+			c.deleteSnapshot(t, fmt.Sprintf("snap-%d-0", n))
+		}
+		c.delete(t, "pvc-0")
+	})
+}
+
 func TestACopyThatWaitsForItsTurnCanBeGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCrowd(t, 2)

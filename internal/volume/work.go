@@ -187,9 +187,13 @@ func (w *work) stop() {
 
 // pins are volumes that are being copied, and must stay where they are until that is done.
 type pins struct {
-	mu  sync.Mutex
-	all map[Name]*pin
+	mu      sync.Mutex
+	all     map[Name]*pin
+	waiting int
 }
+
+// pinWaiters are how many wait for what is copied. All others would keep what else there is to do waiting.
+const pinWaiters = 2
 
 type pin struct {
 	count int
@@ -220,11 +224,23 @@ func (p *pins) add(n Name) (remove func()) {
 // wait waits until n is not copied any more. If that takes long it is ErrBusy. Who calls it has the
 // lock of n, so that nobody begins to copy it meanwhile.
 func (p *pins) wait(ctx context.Context, n Name) error {
+	busy := fmt.Errorf("%w: volume %s is being copied; it is deleted when that is done", ErrBusy, n)
 	p.mu.Lock()
-	of := p.all[n]
+	of, mayWait := p.all[n], p.waiting < pinWaiters
+	if of != nil && mayWait {
+		p.waiting++
+		defer func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.waiting--
+		}()
+	}
 	p.mu.Unlock()
-	if of == nil {
+	switch {
+	case of == nil:
 		return nil
+	case !mayWait:
+		return busy
 	}
 	patience := time.NewTimer(workPatience)
 	defer patience.Stop()
@@ -232,7 +248,7 @@ func (p *pins) wait(ctx context.Context, n Name) error {
 	case <-of.free:
 		return nil
 	case <-patience.C:
-		return fmt.Errorf("%w: volume %s is being copied; it is deleted when that is done", ErrBusy, n)
+		return busy
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
