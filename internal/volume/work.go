@@ -100,7 +100,7 @@ func (w *work) do(ctx context.Context, n Name, namespace string, whose any, f fu
 			ErrQueued, n, copiesAtATime, copiesOfANamespace)
 	}
 	files, bytes := t.progress.Copied()
-	return Volume{}, fmt.Errorf("%w: volume %s is being copied, %d files with %d bytes up to now", ErrPending, n, files, bytes)
+	return Volume{}, fmt.Errorf("%w: volume %s is being made, %d files with %d bytes copied up to now", ErrPending, n, files, bytes)
 }
 
 // start gives the task of n, which it begins if there is none.

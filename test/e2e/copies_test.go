@@ -120,7 +120,7 @@ func TestCopiesBetweenPoolsThatAreCutOff(t *testing.T) {
 	g := s.shut(last)
 	wanted("copy")
 	g.reached()
-	s.untilEvent(s.name, "copy", "ProvisioningFailed", "is being copied", "files with")
+	s.untilEvent(s.name, "copy", "ProvisioningFailed", "is being made", "files with")
 	s.must(killAll(b))
 	g.open()
 	begun := s.contentsOf(root)
