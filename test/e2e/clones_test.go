@@ -99,8 +99,10 @@ func TestClonesOfClaims(t *testing.T) {
 	}
 
 	// The source goes, and its copies stay. Other orders are tried where there is no cluster.
-	s.deleteClaim("source")
-	s.volumeGone(source.Name)
+	s.whileUnmounted(func() {
+		s.deleteClaim("source")
+		s.volumeGone(source.Name)
+	}, parent+"/"+copied.Name, parent+"/"+again.Name)
 	for name, pv := range map[string]*v1.PersistentVolume{"the copy": copied, "its copy": again} {
 		if got := s.checksums(at(pv)); !maps.Equal(got, had) {
 			t.Errorf("without the source %s has %v, want %v", name, got, had)

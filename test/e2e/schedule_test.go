@@ -43,12 +43,15 @@ spec: {source: {persistentVolumeClaimName: data}}
 		t.Fatalf("on %s there are %v, want one of this month's beginning, and mine", time.Now().UTC(), names)
 	}
 	s.restore("again", names[0], "32Mi")
-	if got := s.checksums(s.mountpoint(parent, s.bound("again"))); !maps.Equal(got, had) {
+	again := s.bound("again")
+	if got := s.checksums(s.mountpoint(parent, again)); !maps.Equal(got, had) {
 		t.Errorf("restored were %v, want %v", got, had)
 	}
 
-	s.deleteClaim("data") // its snapshots stay
-	s.volumeGone(data.Name)
+	s.whileUnmounted(func() {
+		s.deleteClaim("data") // its snapshots stay
+		s.volumeGone(data.Name)
+	}, parent+"/"+again.Name)
 	s.kubectl("get", "volumesnapshot", names[0])
 	s.kubectl("delete", "--timeout="+patience.String(), "volumesnapshot", "--all")
 	s.deleteClaim("again")
