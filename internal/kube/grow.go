@@ -166,11 +166,7 @@ func (g *grower) grow(ctx context.Context, claim *v1.PersistentVolumeClaim, pv *
 		}
 		return v, err
 	}
-	capacity := requestOf(claim)
-	if capacity.CmpInt64(v.Size) < 0 { // storage that limits in blocks gives whole ones
-		capacity = *resource.NewQuantity(v.Size, resource.BinarySI)
-	}
-	return v, g.tell(ctx, claim, pv, capacity)
+	return v, g.tell(ctx, claim, pv, atLeast(requestOf(claim), v.Size))
 }
 
 // takenBack ends the growth of a claim whose request was lowered to what it had. Its volume
@@ -182,9 +178,7 @@ func (g *grower) takenBack(ctx context.Context, claim *v1.PersistentVolumeClaim,
 		if err != nil && !errors.Is(err, volume.ErrNotFound) {
 			return err
 		}
-		if capacity.CmpInt64(v.Size) < 0 {
-			capacity = *resource.NewQuantity(v.Size, resource.BinarySI)
-		}
+		capacity = atLeast(capacity, v.Size)
 	}
 	return g.tell(ctx, claim, pv, capacity)
 }

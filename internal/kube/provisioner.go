@@ -213,12 +213,18 @@ func (p *provisioner) serverOf(ctx context.Context, params parameters) (string, 
 	return p.address.resolve(ctx)
 }
 
+// atLeast is said to be the capacity of a volume of so many bytes that was asked for as q: storage that limits in blocks
+// gives whole ones.
+func atLeast(q resource.Quantity, bytes int64) resource.Quantity {
+	if q.CmpInt64(bytes) < 0 {
+		return *resource.NewQuantity(bytes, resource.BinarySI)
+	}
+	return q
+}
+
 func persistentVolume(o controller.ProvisionOptions, v volume.Volume, params parameters, how access, mounts []string) *v1.PersistentVolume {
 	pool := params.pool
-	capacity := o.PVC.Spec.Resources.Requests[v1.ResourceStorage]
-	if capacity.CmpInt64(v.Size) < 0 { // storage that limits in blocks gives whole ones
-		capacity = *resource.NewQuantity(v.Size, resource.BinarySI)
-	}
+	capacity := atLeast(o.PVC.Spec.Resources.Requests[v1.ResourceStorage], v.Size)
 	reached, affinity := how.source(v)
 	pv := &v1.PersistentVolume{
 		ObjectMeta: metav1.ObjectMeta{
