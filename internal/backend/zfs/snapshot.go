@@ -167,18 +167,19 @@ func (b *Backend) readSnapshot(ctx context.Context, n volume.Name, name string) 
 }
 
 // decodeSnapshot gives the snapshot that d is. It is ours only if the record was written on d
-// itself, and for it.
+// itself, and for it. Of one that cannot be read it gives what it may be called.
 func (b *Backend) decodeSnapshot(d *dataset) (v volume.Volume, ours bool, err error) {
 	record := d.local(propSnapshot)
 	of, last, isSnapshot := strings.Cut(d.name, "@")
 	if record == "" || !isSnapshot || !b.hasVolumes(path.Dir(of)) {
 		return v, false, nil
 	}
+	called, _ := volume.ParseName(last) // the zero Name if Berth would give none like that
 	if err := json.Unmarshal([]byte(record), &v); err != nil {
-		return volume.Volume{}, false, fmt.Errorf("snapshot %s: its property %s is no record: %w", d.name, propSnapshot, err)
+		return volume.Volume{Name: called}, false, fmt.Errorf("snapshot %s: its property %s is no record: %w", d.name, propSnapshot, err)
 	}
 	if v.Name.String() != last || v.SnapshotOf == (volume.Name{}) || v.State != volume.StateSnapshot && v.State != volume.StateDiscarded {
-		return volume.Volume{Name: v.Name}, false, fmt.Errorf("snapshot %s: its property %s is that of snapshot %s: rename the snapshot back, or remove the property (zfs inherit %s %s)",
+		return volume.Volume{Name: cmp.Or(v.Name, called)}, false, fmt.Errorf("snapshot %s: its property %s is that of snapshot %s: rename the snapshot back, or remove the property (zfs inherit %s %s)",
 			d.name, propSnapshot, v.Name, propSnapshot, d.name)
 	}
 	if d.value("defer_destroy") == "on" {
@@ -251,13 +252,8 @@ func (b *Backend) listSnapshots(ctx context.Context, l *listing, datasets []*dat
 			switch before := at[v.Name]; {
 			case err != nil:
 				bad = append(bad, err)
-				// What cannot be read is not gone.
-				if n := v.Name; n != (volume.Name{}) && before == "" {
-					at[n] = d.name
-				} else if _, last, _ := strings.Cut(d.name, "@"); n == (volume.Name{}) {
-					if n, err := volume.ParseName(last); err == nil {
-						at[n] = cmp.Or(at[n], d.name)
-					}
+				if v.Name != (volume.Name{}) { // what cannot be read is not gone
+					at[v.Name] = cmp.Or(before, d.name)
 				}
 			case ours && before != "":
 				bad = append(bad, fmt.Errorf("snapshots %s and %s have one name and Berth's property %s: rename one of them, or remove its property (zfs inherit)", before, d.name, propSnapshot))
