@@ -6,6 +6,9 @@ import (
 	"fmt"
 )
 
+// IsCopy says whether s asks for what another volume or a snapshot holds, of the same pool or another one.
+func (s Spec) IsCopy() bool { return s.From != nil && s.From.Volume != Name{} }
+
 // clone says which volume of the same pool s shall be a clone of; the zero Name if of none.
 func (s Spec) clone() Name {
 	if s.From == nil || s.copied() {

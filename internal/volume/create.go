@@ -25,7 +25,7 @@ func (m *Manager) Create(ctx context.Context, s Spec) (v Volume, err error) {
 	if err := m.supports(s); err != nil {
 		return Volume{}, err
 	}
-	if s.clone() != (Name{}) || s.copied() || m.work.has(s.Name) {
+	if s.IsCopy() || m.work.has(s.Name) {
 		return m.work.do(ctx, s.Name, s.Claim.Namespace, s.Claim, func(ctx context.Context, p *Progress) (Volume, error) { return m.create(ctx, s, p) })
 	}
 	return m.create(ctx, s, nil)
@@ -87,11 +87,10 @@ func (m *Manager) supports(s Spec) error {
 
 // lacks says which ability s asks for that the backend does not have.
 func (m *Manager) lacks(s Spec) string {
-	cloned := s.clone() != Name{} || s.copied()
 	switch {
 	case s.copied() && m.filler == nil:
 		return "takes no copies from other pools: use a class of pool " + s.From.Pool
-	case cloned && !s.copied() && m.cloner == nil:
+	case s.clone() != Name{} && m.cloner == nil:
 		return "cannot clone volumes"
 	case !s.Settings.isZero() && m.native == nil:
 		return "knows no properties, reservations, shares and snapshots of single volumes"
@@ -99,7 +98,7 @@ func (m *Manager) lacks(s Spec) string {
 		return ""
 	case s.OnDelete == OnDeleteArchive:
 		return "keeps no archives"
-	case s.From != nil && !cloned:
+	case s.From != nil && !s.IsCopy():
 		return "restores no archives"
 	case s.Existing != "" && s.Existing != ExistingRefuse:
 		return "takes over no directory that is there already"

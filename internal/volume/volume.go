@@ -228,6 +228,9 @@ func (v Volume) Is(s Spec) bool {
 	return v.Name == s.Name && v.Claim == s.Claim && (v.Cluster == s.Cluster || v.Cluster == "")
 }
 
+// IsCopy says whether v has, or is to get, what another volume or a snapshot holds, of its own pool or another one.
+func (v Volume) IsCopy() bool { return v.ClonedFrom != Name{} || v.CopiedFrom != Origin{} }
+
 // CopyOf says whether v was made, or begun, as a clone or copy of what s asks for, or as none if s does not.
 func (v Volume) CopyOf(s Spec) bool {
 	w := New(s, v.Created)

@@ -12,11 +12,6 @@ import (
 	"github.com/berth-storage/berth/internal/volume"
 )
 
-// isClone says whether v gets what another volume or a snapshot holds, here or in another pool.
-func isClone(v volume.Volume) bool {
-	return v.ClonedFrom != volume.Name{} || v.CopiedFrom != volume.Origin{}
-}
-
 // filling is what a clone needs beside its record.
 type filling struct {
 	content  *volume.Content // of another pool; nil: it is in this one

@@ -96,7 +96,7 @@ func (b *Backend) Create(ctx context.Context, s volume.Spec) (volume.Volume, err
 	if err := ctx.Err(); err != nil {
 		return volume.Volume{}, err
 	}
-	if s.From != nil && s.From.Volume != (volume.Name{}) {
+	if s.IsCopy() {
 		return volume.Volume{}, fmt.Errorf("%w: volume %s: Create makes no clones", volume.ErrUnsupported, s.Name)
 	}
 	return b.create(ctx, s, filling{})
@@ -141,7 +141,7 @@ func (b *Backend) create(ctx context.Context, s volume.Spec, f filling) (volume.
 		switch after := context.WithoutCancel(ctx); {
 		case !begun:
 			err = errors.Join(err, b.undo(after, v))
-		case isClone(v): // what was copied must not fill the pool
+		case v.IsCopy(): // what was copied must not fill the pool
 			v, getErr := b.Get(after, v.Name) // with its limit
 			if getErr == nil {
 				getErr = b.clear(after, v)
@@ -165,7 +165,7 @@ func (b *Backend) plan(ctx context.Context, s volume.Spec) (volume.Volume, error
 	}
 	foreign := fmt.Errorf("%w: volume %s: %s exists and no record names it; move it away", volume.ErrForeign, v.Name, v.Dir)
 	switch {
-	case isClone(v):
+	case v.IsCopy():
 		if there {
 			return v, foreign
 		}
@@ -260,7 +260,7 @@ func (b *Backend) makeTree(ctx context.Context, v *volume.Volume, f filling) (er
 	if err := b.occupy(v.Path.String()); err != nil {
 		return err
 	}
-	if isClone(*v) {
+	if v.IsCopy() {
 		return b.makeClone(ctx, v, f)
 	}
 	var d *os.File

@@ -80,7 +80,7 @@ func (b *Backend) owner(p volume.RelPath) (volume.Owner, error) {
 // same as before. Its user may have changed them since; then the volume is made once
 // more, which is no more than setting them again.
 func (b *Backend) isSettled(v volume.Volume, d *dataset) bool {
-	if !b.o.Local || !isEmpty(v) || d.value("mounted") != "yes" || d.value("mountpoint") != v.Path.Below(b.root) {
+	if !b.o.Local || v.IsCopy() || d.value("mounted") != "yes" || d.value("mountpoint") != v.Path.Below(b.root) {
 		return false
 	}
 	has, err := b.owner(v.Path)
@@ -92,7 +92,7 @@ func (b *Backend) isSettled(v volume.Volume, d *dataset) bool {
 // mountUnsettled mounts v, whose record says that it is being made, if the host has not: isSettled can tell then whether
 // it was made to its end. A claim may have it already, and would find it neither mounted nor shared.
 func (b *Backend) mountUnsettled(ctx context.Context, v volume.Volume) {
-	if !b.o.Local || v.ClonedFrom != (volume.Name{}) {
+	if !b.o.Local || v.IsCopy() {
 		return
 	}
 	if err := b.Mount(ctx, v); err != nil {

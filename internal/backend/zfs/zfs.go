@@ -190,15 +190,10 @@ func (b *Backend) plan(s volume.Spec) volume.Volume {
 		v.Limit = Limit
 	}
 	v.Dir, v.Rev = path.Join(b.root, v.Path.String()), 1
-	if v.Owner == factory && isEmpty(v) {
+	if v.Owner == factory && !v.IsCopy() {
 		v.State = volume.StateReady // as soon as it is there
 	}
 	return v
-}
-
-// isEmpty says whether v holds nothing at first, so that it is ready when its owner and mode are set.
-func isEmpty(v volume.Volume) bool {
-	return v.ClonedFrom == volume.Name{} && v.CopiedFrom == volume.Origin{}
 }
 
 // minSize is 64 KiB: what an empty dataset refers to at least.
@@ -240,7 +235,7 @@ func (b *Backend) settle(ctx context.Context, v volume.Volume) (volume.Volume, e
 		return volume.Volume{}, fmt.Errorf("volume %s: its owner and mode: %w", v.Name, err)
 	}
 	v.State = volume.StateReady
-	if b.o.Local && isEmpty(v) {
+	if b.o.Local && !v.IsCopy() {
 		return v, nil // as everybody sees by the owner; see isSettled
 	}
 	return b.save(ctx, v)
